@@ -1,0 +1,242 @@
+"""From integer latents to bits: scale bins, their probability tables, and the three lines a latent can walk.
+
+A network describes latents and hands them to a :class:`Coder` together with integer means and integer scale bins.
+An :class:`Estimator` counts bits (training), a :class:`Writer` codes symbols, a :class:`Reader` decodes them. So the
+networks are written once for all three.
+"""
+
+import math
+import zlib
+from typing import Protocol
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rqlvc.codec.integer import LATENT_UNIT, straight_through
+from rqlvc.errors import RqlvcError
+
+BINS = 64
+SCALE_MIN = 0.08
+SCALE_MAX = 64.0
+LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (BINS - 1)
+"""Bin b stands for a Laplace distribution of scale SCALE_MIN * exp(b * LOG_STEP)."""
+
+SKIP_BIN = 0
+"""Latents of this bin are not coded: they differ from their mean with a probability below 0.3 %."""
+
+SYMBOL_LIMIT = 255
+"""Symbols beyond a bin's support are coded as an escape, then plainly."""
+ESCAPE_LIMIT = 2**15 - 1
+TABLE_TOTAL = 2**16
+"""Each table's integer frequencies add up to this."""
+
+DEAD_ZONE = 0.15
+"""Rounding offset taken off 1/2 by the encoder: where most symbols are zero, rounding to nearest wastes bits."""
+
+Symbols = npt.NDArray[np.int32]
+
+
+def laplace_bits(symbol: Tensor, bins: Tensor) -> Tensor:
+    """-log2 of the probability that a Laplace variable of the bin's scale rounds to ``symbol``."""
+    scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
+    magnitude = symbol.abs()
+    tail = torch.exp(-0.5 / scale)
+    zero = -torch.log2(1 - tail + 1e-9)
+    # For n >= 1: exp(-(n - 1/2) / scale) * (1 - exp(-1 / scale)) / 2.
+    other = ((magnitude - 0.5) / scale - torch.log(1 - tail * tail + 1e-9)) / math.log(2) + 1
+    return torch.where(magnitude < 0.5, zero, other)
+
+
+def quantise(value: Tensor) -> Tensor:
+    """Nearest integer with a dead zone."""
+    return torch.sign(value) * torch.floor(value.abs() + (0.5 - DEAD_ZONE))
+
+
+class Coder(Protocol):
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+        """Code latents and return them as both sides know them, in 1/16 steps, zero outside ``where``.
+
+        ``value``: real latents in quantiser steps, None when decoding. ``mean``: integers in 1/16 steps. ``bins``:
+        integer scale bins in [0, 63]. ``where``: 1 at the positions to code, 0 elsewhere. All of shape
+        (batch, channels, height, width).
+        """
+        ...
+
+
+class Estimator:
+    """Counts bits per sample of the batch; differentiable."""
+
+    def __init__(self) -> None:
+        self.bits: dict[str, Tensor] = {}
+        self.part = "total"
+        self.histogram: Tensor | None = None
+
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+        assert value is not None
+        centred = value - mean / LATENT_UNIT
+        rounded = quantise(centred.detach()).clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
+        cost = laplace_bits(straight_through(centred, rounded), bins) * where
+        self.bits[self.part] = self.bits.get(self.part, 0) + cost.sum(dim=(1, 2, 3))  # type: ignore[call-overload]
+        if self.histogram is not None:
+            _count(self.histogram, rounded, bins, where)
+        # With the symbol held, the latent moves with its mean: that gradient is real, so it is kept.
+        return (straight_through(value, rounded.to(value.dtype)) * LATENT_UNIT + mean) * where
+
+
+def _count(histogram: Tensor, symbols: Tensor, bins: Tensor, where: Tensor) -> None:
+    """Add symbols to ``histogram`` of shape (64, SYMBOL_LIMIT + 1), by bin and magnitude."""
+    coded = where.expand_as(symbols) > 0
+    magnitude = symbols[coded].abs().clamp(max=SYMBOL_LIMIT).long()
+    index = bins.detach()[coded].long() * (SYMBOL_LIMIT + 1) + magnitude
+    histogram += torch.bincount(index, minlength=histogram.numel()).reshape(histogram.shape)
+
+
+# --- probability tables -------------------------------------------------------------------------------------------
+
+
+def support(bin_index: int) -> int:
+    """Largest |symbol| that a bin's table holds; beyond it comes the escape."""
+    scale = SCALE_MIN * math.exp(bin_index * LOG_STEP)
+    return min(SYMBOL_LIMIT, max(1, math.ceil(scale * 9)))
+
+
+def build_tables(histogram: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int32]:
+    """Integer frequencies, shape (64, 2 * 255 + 2): symbols -255..255 and the escape.
+
+    Each row adds up to 2^16 and has no zero inside its support. Without a histogram the rows are Laplace; with one
+    (by bin and magnitude, shape (64, 256)) the Laplace row is the prior of a Dirichlet estimate of 1000 symbols.
+    """
+    prior_weight = 1000.0
+    tables = np.zeros((BINS, 2 * SYMBOL_LIMIT + 2), np.int32)
+    for index in range(BINS):
+        limit = support(index)
+        scale = SCALE_MIN * math.exp(index * LOG_STEP)
+        n = np.arange(1, limit + 1, dtype=np.float64)
+        one_sided = np.exp(-(n - 0.5) / scale) * (1 - math.exp(-1 / scale)) / 2
+        magnitude = np.concatenate([[1 - math.exp(-0.5 / scale)], 2 * one_sided, [math.exp(-(limit + 0.5) / scale)]])
+        if histogram is not None:
+            counts = histogram[index].astype(np.float64)
+            seen = np.concatenate([counts[: limit + 1], [counts[limit + 1 :].sum()]])
+            magnitude = (magnitude * prior_weight + seen) / (prior_weight + seen.sum())
+        row = np.concatenate([magnitude[limit:0:-1] / 2, magnitude[:1], magnitude[1 : limit + 1] / 2, magnitude[-1:]])
+        frequencies = _integer_frequencies(row)
+        start = SYMBOL_LIMIT - limit
+        tables[index, start : start + 2 * limit + 1] = frequencies[:-1]
+        tables[index, -1] = frequencies[-1]
+    return tables
+
+
+def _integer_frequencies(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Integers of sum 2^16, each at least 1, as near as may be to ``probabilities``."""
+    scaled = probabilities / probabilities.sum() * (TABLE_TOTAL - len(probabilities))
+    frequencies = np.floor(scaled).astype(np.int32) + 1
+    frequencies[np.argmax(frequencies)] += TABLE_TOTAL - int(frequencies.sum())
+    return frequencies
+
+
+class Tables:
+    """The tables as the range coder takes them."""
+
+    def __init__(self, frequencies: npt.NDArray[np.int32]) -> None:
+        self.models = []
+        self.limits = []
+        self.cost = np.zeros((BINS, SYMBOL_LIMIT + 2), np.float64)
+        for index in range(BINS):
+            limit = support(index)
+            start = SYMBOL_LIMIT - limit
+            row = np.concatenate([frequencies[index, start : start + 2 * limit + 1], frequencies[index, -1:]])
+            if row.min() < 1 or row.sum() != TABLE_TOTAL:
+                raise RqlvcError("The weights file holds a broken probability table: get a fresh copy of it.")
+            # Integers over a power of two are exact floats, so every machine builds the same coder.
+            probabilities = row.astype(np.float64) / TABLE_TOTAL
+            self.models.append(constriction.stream.model.Categorical(probabilities, perfect=False))
+            self.limits.append(limit)
+            self.cost[index] = 16 - math.log2(row[-1] / TABLE_TOTAL)  # escape, then 16 plain bits
+            self.cost[index, : limit + 1] = -np.log2(row[limit : 2 * limit + 1] / TABLE_TOTAL)
+
+
+_PLAIN = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT + 2)
+
+
+def _groups(bins: Tensor, where: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Flat positions to code, sorted by bin, and the number in each bin."""
+    coded = ((where > 0) & (bins > SKIP_BIN)).expand_as(bins).reshape(-1).cpu().numpy()
+    flat = bins.reshape(-1).to(torch.uint8).cpu().numpy()
+    positions = np.flatnonzero(coded)
+    keys = flat[positions]
+    return positions[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=BINS)
+
+
+class Writer:
+    """Range-codes symbols; also counts the information content of each part from the tables."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.encoder = constriction.stream.queue.RangeEncoder()
+        self.part = "total"
+        self.bits: dict[str, float] = {}
+        self.checksum = 0
+
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+        assert value is not None
+        symbols = quantise(value.float() - mean.float() / LATENT_UNIT).clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
+        symbols = torch.where((bins > SKIP_BIN) & (where > 0), symbols, 0.0)
+        positions, counts = _groups(bins, where)
+        ordered = symbols.reshape(-1).cpu().numpy()[positions].astype(np.int32)
+        self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
+        self._put(ordered, counts)
+        return (symbols.to(mean.dtype) * LATENT_UNIT + mean) * where
+
+    def _put(self, symbols: Symbols, counts: npt.NDArray[np.int64]) -> None:
+        begin, bits = 0, 0.0
+        for index in np.flatnonzero(counts):
+            chunk = symbols[begin : begin + counts[index]]
+            begin += counts[index]
+            limit = self.tables.limits[index]
+            outside = np.abs(chunk) > limit
+            coded = np.where(outside, 2 * limit + 1, chunk + limit).astype(np.int32)
+            self.encoder.encode(coded, self.tables.models[index])
+            if outside.any():
+                self.encoder.encode((chunk[outside] + ESCAPE_LIMIT).astype(np.int32), _PLAIN)
+            magnitude = np.minimum(np.abs(chunk), SYMBOL_LIMIT + 1)
+            bits += float(self.tables.cost[index][magnitude].sum())
+        self.bits[self.part] = self.bits.get(self.part, 0.0) + bits
+
+    def finish(self) -> bytes:
+        return self.encoder.get_compressed().astype("<u4").tobytes()
+
+
+class Reader:
+    """Decodes symbols from the bytes that a :class:`Writer` finished."""
+
+    def __init__(self, tables: Tables, payload: bytes) -> None:
+        self.tables = tables
+        self.decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        self.part = "total"
+        self.checksum = 0
+
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+        positions, counts = _groups(bins, where)
+        ordered = self._get(counts)
+        self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
+        symbols = np.zeros(bins.numel(), np.float32)
+        symbols[positions] = ordered
+        latent = torch.from_numpy(symbols).to(mean.device, mean.dtype).reshape(bins.shape)
+        return (latent * LATENT_UNIT + mean) * where
+
+    def _get(self, counts: npt.NDArray[np.int64]) -> Symbols:
+        chunks = []
+        try:
+            for index in np.flatnonzero(counts):
+                limit = self.tables.limits[index]
+                chunk = self.decoder.decode(self.tables.models[index], int(counts[index])) - limit
+                outside = np.flatnonzero(chunk == limit + 1)
+                if len(outside):
+                    chunk[outside] = self.decoder.decode(_PLAIN, len(outside)) - ESCAPE_LIMIT
+                chunks.append(chunk)
+        except AssertionError as error:
+            raise RqlvcError("A packet is damaged: its range-coded data is invalid.") from error
+        return np.concatenate(chunks).astype(np.int32) if chunks else np.zeros(0, np.int32)

@@ -1,0 +1,96 @@
+"""Integer-exact convolution: the arithmetic that every number that picks a probability table goes through.
+
+Activations and weights are integers held in floating point. A sum of products of integers is exact in float32 in
+any order of addition while it stays below 2^24, so these layers give the same integers on any device, in any number
+of threads, in float32 or float64. Training sees the same integers and passes gradients straight through rounding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WEIGHT_LIMIT = 127
+ACTIVATION_LIMIT = 255
+EXACT_LIMIT = 2**24
+"""Integers up to this are exact in float32."""
+
+LATENT_UNIT = 16
+"""Latents and their predicted means are integers in units of 1/16 quantiser step."""
+COMPANDING_GAIN = 20.0
+COMPANDED_LIMIT = 127
+LINEAR_GAIN = 2.0
+
+
+def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    """``rounded``, with the gradient of ``value``."""
+    return value + (rounded - value).detach() if value.requires_grad else rounded
+
+
+def round_half_up(value: Tensor) -> Tensor:
+    return straight_through(value, torch.floor(value + 0.5))
+
+
+def companding_table() -> Tensor:
+    """Integers that compress a latent's magnitude (index, in 1/16 steps): gain * log2(1 + |v|), at most 127.
+
+    A table and not a formula, because a logarithm may differ in its last bit between machines.
+    """
+    magnitude = torch.arange(16 * 96, dtype=torch.float64) / LATENT_UNIT
+    companded = torch.floor(COMPANDING_GAIN * torch.log2(1 + magnitude) + 0.5)
+    return companded.clamp(max=COMPANDED_LIMIT).float()
+
+
+def compand(latent: Tensor, table: Tensor) -> Tensor:
+    """Network input from integer latents (in 1/16 steps): log-compressed magnitude with the sign kept."""
+    index = latent.abs().clamp(max=table.numel() - 1).long()
+    return torch.sign(latent) * table[index]
+
+
+def linear_input(latent: Tensor) -> Tensor:
+    """Network input from integer latents that keeps small differences of large values (for low frequencies)."""
+    return torch.floor(latent * (LINEAR_GAIN / LATENT_UNIT) + 0.5).clamp(-COMPANDED_LIMIT, COMPANDED_LIMIT)
+
+
+class IntegerConv(nn.Module):
+    """Convolution with 8-bit weights; returns the integer accumulator, scaled by 2^shift.
+
+    Several accumulators of equal shift may be added before :func:`requantise`.
+    """
+
+    BIAS_UNIT = 32.0
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, shift: int = 8, gain: float = 1.0) -> None:
+        super().__init__()
+        self.shift = shift
+        self.padding = kernel // 2
+        deviation = gain * math.sqrt(2 / (inputs * kernel * kernel))
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * deviation)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def integer_weight(self) -> Tensor:
+        return round_half_up(self.weight * 2.0**self.shift).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+
+    def integer_bias(self) -> Tensor:
+        return round_half_up(self.bias * (self.BIAS_UNIT * 2.0**self.shift))
+
+    def forward(self, x: Tensor) -> Tensor:
+        accumulator = F.conv2d(x, self.integer_weight().to(x.dtype), self.integer_bias().to(x.dtype), 1, self.padding)
+        # Rounding absorbs what Winograd or TF32 kernels add, as long as it stays under 1/2.
+        return accumulator if self.training else torch.round(accumulator)
+
+    def largest_accumulator(self, input_limit: int) -> int:
+        """Bound of |accumulator| for |input| <= ``input_limit``, from the weights."""
+        weights = self.integer_weight().abs().sum(dim=(1, 2, 3)) * input_limit
+        return int((weights + self.integer_bias().abs()).max())
+
+
+def requantise(accumulator: Tensor, shift: int) -> Tensor:
+    """Back to activation units: divide by 2^shift, rounding half up. Exact."""
+    return round_half_up(accumulator * 2.0**-shift)
+
+
+def rectify(accumulator: Tensor, shift: int) -> Tensor:
+    """Requantise and clamp to [0, 255]: the activation function of the integer networks."""
+    return requantise(accumulator, shift).clamp(0, ACTIVATION_LIMIT)
