@@ -56,6 +56,9 @@ def quantise(value: Tensor) -> Tensor:
 
 
 class Coder(Protocol):
+    part: str
+    """Where bits are booked from now on: "motion", "hyper" or "texture"."""
+
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
         """Code latents and return them as both sides know them, in 1/16 steps, zero outside ``where``.
 

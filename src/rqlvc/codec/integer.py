@@ -61,6 +61,9 @@ class IntegerConv(nn.Module):
 
     BIAS_UNIT = 32.0
 
+    exact_weight: Tensor | None
+    exact_bias: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, kernel: int, shift: int = 8, gain: float = 1.0) -> None:
         super().__init__()
         self.shift = shift
@@ -68,6 +71,15 @@ class IntegerConv(nn.Module):
         deviation = gain * math.sqrt(2 / (inputs * kernel * kernel))
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * deviation)
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("exact_weight", None, persistent=False)
+        self.register_buffer("exact_bias", None, persistent=False)
+
+    def train(self, mode: bool = True) -> "IntegerConv":
+        """Entering evaluation mode rounds the weights once for all."""
+        super().train(mode)
+        self.exact_weight = None if mode else self.integer_weight().detach()
+        self.exact_bias = None if mode else self.integer_bias().detach()
+        return self
 
     def integer_weight(self) -> Tensor:
         return round_half_up(self.weight * 2.0**self.shift).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
@@ -76,9 +88,10 @@ class IntegerConv(nn.Module):
         return round_half_up(self.bias * (self.BIAS_UNIT * 2.0**self.shift))
 
     def forward(self, x: Tensor) -> Tensor:
-        accumulator = F.conv2d(x, self.integer_weight().to(x.dtype), self.integer_bias().to(x.dtype), 1, self.padding)
+        if self.exact_weight is None:
+            return F.conv2d(x, self.integer_weight(), self.integer_bias(), 1, self.padding)
         # Rounding absorbs what Winograd or TF32 kernels add, as long as it stays under 1/2.
-        return accumulator if self.training else torch.round(accumulator)
+        return torch.round(F.conv2d(x, self.exact_weight, self.exact_bias, 1, self.padding))
 
     def largest_accumulator(self, input_limit: int) -> int:
         """Bound of |accumulator| for |input| <= ``input_limit``, from the weights."""

@@ -7,15 +7,18 @@ from torch import Tensor
 from rqlvc.codec.planes import Planes
 
 # HEVC's luma interpolation filter (ITU-T H.265, table 8-11), phases 0, 1/4, 1/2, 3/4.
-_TAPS = torch.tensor(
-    [
-        [0, 0, 0, 64, 0, 0, 0, 0],
-        [-1, 4, -10, 58, 17, -5, 1, 0],
-        [-1, 4, -11, 40, 40, -11, 4, -1],
-        [0, 1, -5, 17, 58, -10, 4, -1],
-    ],
-    dtype=torch.float32,
-) / 64
+_TAPS = (
+    torch.tensor(
+        [
+            [0, 0, 0, 64, 0, 0, 0, 0],
+            [-1, 4, -10, 58, 17, -5, 1, 0],
+            [-1, 4, -11, 40, 40, -11, 4, -1],
+            [0, 1, -5, 17, 58, -10, 4, -1],
+        ],
+        dtype=torch.float32,
+    )
+    / 64
+)
 PEL = 4  # sub-pixel positions per sample
 
 
@@ -69,7 +72,9 @@ def fine_luma(reference: Planes) -> Tensor:
 def compensate(reference: Planes, luma_fine: Tensor, motion: Tensor) -> Planes:
     """The reference moved by block vectors ``motion`` (N, 2, H / 8, W / 8), in luma samples."""
     n, _, rows, columns = reference.chroma.shape
-    chroma_fine = quarter_pel(reference.chroma.reshape(2 * n, 1, rows, columns)).reshape(n, 2, PEL * rows, PEL * columns)
+    chroma_fine = quarter_pel(reference.chroma.reshape(2 * n, 1, rows, columns)).reshape(
+        n, 2, PEL * rows, PEL * columns
+    )
     return Planes(
         sample(luma_fine, upsample_blocks(motion, 8)),
         sample(chroma_fine, upsample_blocks(motion / 2, 4)),

@@ -82,5 +82,7 @@ class JointAttention(nn.Module):
         key, value = self.key_value(both).reshape(windows, 2 * length, 2, self.HEADS, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(windows, length, c)
         k = self.WINDOW
-        mixed = mixed.reshape(n, rows // k, columns // k, k, k, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, rows, columns)
+        mixed = (
+            mixed.reshape(n, rows // k, columns // k, k, k, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, rows, columns)
+        )
         return x + F.pixel_shuffle(self.out(mixed), 2)[:, :, :h, :w]

@@ -75,6 +75,8 @@ class Prediction(nn.Module):
 class VideoModel(nn.Module):
     """Intra codec, motion, prediction, inter codec."""
 
+    companding: Tensor
+
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
@@ -95,12 +97,10 @@ class VideoModel(nn.Module):
         decoded = self.intra.synthesise(coded.latent, None, quality, None)
         return decoded, State(decoded, quality, None, None, None, None)
 
-    def inter_frame(
-        self, coder: Coder, quality: Tensor, frame: Planes | None, state: State
-    ) -> tuple[Planes, State]:
+    def inter_frame(self, coder: Coder, quality: Tensor, frame: Planes | None, state: State) -> tuple[Planes, State]:
         """Code a frame at ``quality`` (N,) from ``state``."""
         reference = state.reference
-        n, _, height, width = reference.luma.shape
+        height, width = reference.luma.shape[-2:]
         fine = fine_luma(reference)
 
         predicted = self._predict_motion(state)

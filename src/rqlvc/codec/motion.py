@@ -41,6 +41,8 @@ class MotionPrediction(nn.Module):
 class MotionCodec(nn.Module):
     """Motion fields (N, 2, H / 8, W / 8; x, y in luma samples) to integer latents (N, 16, H / 16, W / 16) and back."""
 
+    haar: Tensor
+
     def __init__(self, temporal: bool) -> None:
         super().__init__()
         step = _initial_step().expand(-1, LATENTS)
@@ -83,7 +85,7 @@ class MotionCodec(nn.Module):
             return self.prior(coder, latent, side, quality, past, past_quality)
 
     def synthesise(self, coded: Tensor, predicted: Tensor, quality: Tensor) -> Tensor:
-        latent = coded / LATENT_UNIT * torch.exp(self.inverse_gain(quality))
+        latent = coded.float() / LATENT_UNIT * torch.exp(self.inverse_gain(quality))
         linear = F.conv2d(latent[:, :8], self.haar.T[:, :, None, None])
         seen = torch.cat([latent, F.pixel_unshuffle(predicted, 2)], dim=1) / VECTOR_UNIT
         x = F.leaky_relu(self.synthesis_scale(self.synthesis_head(seen), quality), 0.1)

@@ -32,9 +32,9 @@ def from_frame(frame: Frame, device: torch.device) -> Planes:
         return np.pad(plane, ((0, rows - plane.shape[0]), (0, columns - plane.shape[1])), mode="edge")
 
     luma = torch.from_numpy(pad(frame.y, height, width))[None, None]
-    chroma = torch.from_numpy(
-        np.stack([pad(frame.u, height // 2, width // 2), pad(frame.v, height // 2, width // 2)])
-    )[None]
+    chroma = torch.from_numpy(np.stack([pad(frame.u, height // 2, width // 2), pad(frame.v, height // 2, width // 2)]))[
+        None
+    ]
     return Planes(luma.to(device).float() / 255, chroma.to(device).float() / 255)
 
 
@@ -63,9 +63,7 @@ def to_frame(planes: Planes, height: int, width: int) -> Frame:
 
 def fold(planes: Planes, scale: int) -> Tensor:
     """All samples as channels at 1/scale: (batch, 1.5 scale^2, H / scale, W / scale), luma first."""
-    return torch.cat(
-        [F.pixel_unshuffle(planes.luma, scale), F.pixel_unshuffle(planes.chroma, scale // 2)], dim=1
-    )
+    return torch.cat([F.pixel_unshuffle(planes.luma, scale), F.pixel_unshuffle(planes.chroma, scale // 2)], dim=1)
 
 
 def unfold(folded: Tensor, scale: int) -> Planes:

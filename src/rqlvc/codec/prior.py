@@ -55,18 +55,24 @@ def checkerboard(like: Tensor) -> Tensor:
 class HyperPrior(nn.Module):
     """Prior of the hyper-latents: the last frame's hyper-latents and the quality level."""
 
+    companding: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.past = IntegerConv(channels, 2 * channels, 3, gain=0.1)
+        self.level = IntegerQualityTable(torch.zeros(ANCHORS, channels))
         self.offset = IntegerQualityTable(torch.full((ANCHORS, channels), 20.0))
         self.register_buffer("companding", companding_table(), persistent=False)
 
     def forward(self, past: Tensor, quality: Tensor) -> Parameters:
-        return split_parameters(self.past(compand(past, self.companding)), self.offset(quality))
+        mean, bins = split_parameters(self.past(compand(past, self.companding)), self.offset(quality))
+        return Parameters(mean + self.level(quality), bins)
 
 
 class HyperSynthesis(nn.Module):
     """Hyper-latents at 1/4 of the latents' resolution, up to it: an accumulator for the prior's sum."""
+
+    companding: Tensor
 
     def __init__(self, hyper: int, width: int) -> None:
         super().__init__()
@@ -90,6 +96,8 @@ class LatentPrior(nn.Module):
 
     LINEAR = 12
     """The lowest-frequency channels also enter uncompressed, because their values are large and smooth."""
+
+    companding: Tensor
 
     def __init__(self, channels: int, width: int, initial_bins: Tensor, linear: bool, temporal: bool) -> None:
         """``initial_bins``: (9, channels), the scale bin of each channel at each quality anchor."""

@@ -4,7 +4,8 @@ A third party plugs a codec in by writing these two methods and registering a fa
 ``rqlvc.codecs``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rqlvc.media.frame import Frame
@@ -23,6 +24,8 @@ class EncodedFrame:
     payload: bytes
     reconstruction: Frame
     state: State
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Information content in bits of each part of the payload, for statistics; a codec may leave it empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,9 @@ class IntegerQualityTable(nn.Module):
         super().__init__()
         self.table = nn.Parameter(initial / self.UNIT)
 
+    def largest_entry(self) -> float:
+        return float((self.table * self.UNIT).abs().max().clamp(max=self.LIMIT))
+
     def forward(self, quality: Tensor) -> Tensor:
         steps = torch.round(quality * QUALITY_STEPS).to(self.table.dtype)
         span = float(ANCHOR_SPACING * QUALITY_STEPS)

@@ -17,6 +17,9 @@ MARGIN = 48  # luma samples that vectors may point beyond the border
 PRICE = 0.4
 """Bits to absolute differences, in quantiser steps: x264 pays 2^((QP - 12) / 6) = 0.4 steps a bit."""
 
+KNEE = 0.144
+"""Differences below this many steps count by their square: there lambda * squared error is the smaller price."""
+
 _AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
 
@@ -78,17 +81,23 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     left = -(torch.arange(w, device=device) * BLOCK * PEL)[None, :] - margin + 2 * PEL
     lowest = torch.stack([left.expand(h, w), top.expand(h, w)])
     highest = torch.stack(
-        [lowest[0] + (width - BLOCK) * PEL + 2 * margin - 4 * PEL, lowest[1] + (height - BLOCK) * PEL + 2 * margin - 4 * PEL]
+        [
+            lowest[0] + (width - BLOCK) * PEL + 2 * margin - 4 * PEL,
+            lowest[1] + (height - BLOCK) * PEL + 2 * margin - 4 * PEL,
+        ]
     )
 
     predicted = torch.round(predicted.float() * PEL)
     weight = (PRICE * step)[:, None, None]
+    knee = (KNEE * step)[:, None, None]
 
     def cost(vector: Tensor, neighbours: Tensor) -> Tensor:
         whole = vector.long()
         offset = (whole[:, 1] * row_length + whole[:, 0]).reshape(n, h * w, 1)
-        difference = (flat[place + offset] - blocks).abs().sum(dim=-1)
-        return difference.reshape(n, h, w) + weight * _price(vector - predicted, neighbours)
+        difference = (flat[place + offset] - blocks).abs()
+        near = torch.minimum(difference, knee)
+        mismatch = (near * (difference - 0.5 * near)).sum(dim=-1, keepdim=True) / knee
+        return mismatch.reshape(n, h, w) + weight * _price(vector - predicted, neighbours)
 
     def smooth(vector: Tensor) -> Tensor:
         return F.avg_pool2d(F.pad(vector - predicted, [1] * 4, mode="replicate"), 3, 1)

@@ -14,13 +14,14 @@ from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, zero_conv
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold
 from rqlvc.codec.prior import HyperPrior, HyperSynthesis, LatentPrior, scale_to_bin
-from rqlvc.codec.quality import QualityTable, anchor_qualities, quantiser_step
+from rqlvc.codec.quality import ANCHORS, QualityTable, anchor_qualities, quantiser_step
 from rqlvc.codec.transforms import picture_dct
 
 FINE = 48  # features at 1/4
 COARSE = 96  # features at 1/8; also the number of latents
 HYPER = 24
 PRIOR = 64  # width of the integer prior
+HYPER_RESOLUTION = 4.0  # initial steps of the hyper-latents per doubling of a band's magnitude
 
 
 class Condition(NamedTuple):
@@ -77,9 +78,7 @@ class Synthesis(nn.Module):
         self.fine = ResidualBlock(FINE)
         self.out = zero_conv(FINE, FOLD_4)
 
-    def forward(
-        self, latent: Tensor, linear: Tensor, quality: Tensor, condition: Condition | None
-    ) -> Tensor:
+    def forward(self, latent: Tensor, linear: Tensor, quality: Tensor, condition: Condition | None) -> Tensor:
         x = latent if condition is None else torch.cat([latent, condition.coarse], dim=1)
         x = self.coarse(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         if self.attention is not None and condition is not None:
@@ -90,17 +89,26 @@ class Synthesis(nn.Module):
 
 
 class HyperAnalysis(nn.Module):
+    """Starts as the mean log-magnitude of groups of 4 neighbouring frequencies over 4x4 latents."""
+
+    GROUP = COARSE // HYPER
+
     def __init__(self) -> None:
         super().__init__()
+        self.gain = QualityTable(torch.zeros(ANCHORS, HYPER))
         self.head = conv(COARSE, PRIOR)
         self.down = conv(PRIOR, PRIOR, 3, 2)
-        self.out = conv(PRIOR, HYPER, 3, 2)
+        self.deep = conv(PRIOR, PRIOR, 3, 2)
+        self.out = zero_conv(PRIOR, HYPER, 1)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
         """``latent`` in quantiser steps, (N, 96, H, W); result (N, 24, ceil(H / 4), ceil(W / 4))."""
         pad = (0, -latent.shape[-1] % 4, 0, -latent.shape[-2] % 4)
-        x = torch.log2(1 + F.pad(latent, pad, mode="replicate").abs())
-        return self.out(F.leaky_relu(self.down(F.leaky_relu(self.head(x), 0.1)), 0.1))
+        magnitude = torch.log2(1 + F.pad(latent, pad, mode="replicate").abs())
+        bands = F.avg_pool3d(magnitude[:, None], (self.GROUP, 4, 4))[:, 0] * HYPER_RESOLUTION
+        x = F.leaky_relu(self.down(F.leaky_relu(self.head(magnitude), 0.1)), 0.1)
+        correction = self.out(F.leaky_relu(self.deep(x), 0.1)).float()
+        return (bands + correction) * torch.exp(self.gain(quality))
 
 
 def initial_scales(intra: bool) -> Tensor:
@@ -151,7 +159,7 @@ class TextureCodec(nn.Module):
     ) -> TextureLatents:
         """Code hyper-latents and latents (``latent`` None when decoding); ``size`` is theirs, (H / 8, W / 8)."""
         height, width = size
-        hyper_value = None if latent is None else self.hyper_analysis(latent).float()
+        hyper_value = None if latent is None else self.hyper_analysis(latent, quality)
         with torch.autocast(quality.device.type, enabled=False):
             shape = (quality.shape[0], HYPER, -(-height // 4), -(-width // 4))
             last = quality.new_zeros(shape) if past is None else past.hyper
@@ -169,7 +177,7 @@ class TextureCodec(nn.Module):
         self, coded: Tensor, prediction: Tensor | None, quality: Tensor, condition: Condition | None
     ) -> Planes:
         """Decoded samples from integer latents; ``prediction``: masked prediction, fold 4, added to the residual."""
-        latent = coded / LATENT_UNIT
+        latent = coded.float() / LATENT_UNIT
         with torch.autocast(quality.device.type, enabled=False):
             scaled = latent * torch.exp(self.inverse_gain(quality))
             residual = unfold(F.conv2d(scaled, self.inverse_transform[:, :, None, None]), 8)
@@ -178,4 +186,3 @@ class TextureCodec(nn.Module):
                 linear = linear + prediction
         correction = self.synthesis(torch.asinh(scaled * 8), linear, quality, condition)
         return unfold(linear + correction.float(), 4)
-

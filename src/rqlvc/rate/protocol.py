@@ -3,6 +3,30 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from rqlvc.errors import RqlvcError
+
+QUALITY_MIN = 0.0
+QUALITY_MAX = 63.0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRange:
+    """The levels a controller may choose from, within [0, 63]; 63 is best."""
+
+    minimum: float = QUALITY_MIN
+    maximum: float = QUALITY_MAX
+
+    def __post_init__(self) -> None:
+        if not QUALITY_MIN <= self.minimum <= self.maximum <= QUALITY_MAX:
+            raise RqlvcError(
+                f"the quality range {self.minimum:g} to {self.maximum:g} is not valid: "
+                "give a lowest and a highest level with 0 <= lowest <= highest <= 63."
+            )
+
+    def clip(self, quality: float) -> float:
+        """``quality`` moved into the range; the lowest level for a value that is not a number."""
+        return min(max(self.minimum, quality), self.maximum)
+
 
 @dataclass(frozen=True, slots=True)
 class RatePoint:
@@ -25,6 +49,9 @@ class FrameInfo:
     """Luma pixels: bits per pixel are counted over these."""
     frames_left: int | None = None
     """Frames still to code, this one included; None when the end is unknown."""
+    frames_to_intra: int | None = None
+    """Frames from this one to the next intra frame, this one included (an intra frame: the length of its group of
+    pictures); None when no intra frame is planned. Lets a controller save for it."""
     points: tuple[RatePoint, ...] = ()
     """Predicted R-Q points of this frame, from RQNet, a table, or real encodes."""
 

@@ -4,14 +4,16 @@ import copy
 import csv
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rqlvc.codec.entropy import Estimator
 from rqlvc.codec.model import ModelConfig, State, VideoModel
@@ -20,13 +22,20 @@ from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import QUALITY_MAX
 from rqlvc.codec.quality import LAMBDA_MAX, LAMBDA_MIN, lagrangian
 from rqlvc.errors import RqlvcError
-from rqlvc.training.data import PHOTO_SUFFIXES, VIDEO_SUFFIXES, batches, read_library
+from rqlvc.training.data import Clip, batches
 
 HIERARCHY = (0.5, 1.2, 0.5, 0.9)
 """Distortion weights along a miniGOP (HyTIP's 0.5 / 1.2 / 0.9 by frame type); a weight w is coded as lambda * w."""
 RATE_BALANCE = 0.4
 """Samples are weighted by lambda^-0.4, about the inverse of their rate: BD-rate counts relative bits at all rates."""
 EMA_DECAY = 0.998
+FROZEN_HYPER_STEPS = 500
+"""The hyper-analysis stands still at the start of a stage that adds a prior: a prior that has not yet learnt to listen
+only hears noise in the hyper-latents, and its gradient would silence them for good."""
+WARM_UP_STEPS = 100
+SAVE_EVERY = 100
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
 LINEAR_RATE = 0.1  # learning rate of the DCT matrices, relative to the rest: they start where they should
 
 
@@ -42,11 +51,12 @@ class Stage:
     batch: int = 8
     size: int = 128
     photo_share: float = 0.25
+    new_prior: bool = False
 
 
 SCHEDULE = (
-    Stage("intra", 1500, 1, 2e-3, 1e-3, photo_share=0.6),
-    Stage("pair", 3000, 2, 1.5e-3, 8e-4),
+    Stage("intra", 1500, 1, 2e-3, 1e-3, photo_share=0.6, new_prior=True),
+    Stage("pair", 3000, 2, 1.5e-3, 8e-4, new_prior=True),
     Stage("chain", 4000, 4, 8e-4, 1e-4, batch=6),
 )
 
@@ -109,24 +119,45 @@ def loss_of(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], qualities: 
 
 
 def _optimiser(model: VideoModel) -> torch.optim.Optimizer:
-    linear = [p for name, p in model.named_parameters() if name.endswith("_transform")]
-    rest = [p for name, p in model.named_parameters() if not name.endswith("_transform")]
-    return torch.optim.Adam([{"params": rest, "scale": 1.0}, {"params": linear, "scale": LINEAR_RATE}], betas=(0.9, 0.98))
+    groups: dict[str, list[nn.Parameter]] = {"rest": [], "linear": [], "hyper": []}
+    for name, parameter in model.named_parameters():
+        kind = "linear" if name.endswith("_transform") else "hyper" if "hyper_analysis" in name else "rest"
+        groups[kind].append(parameter)
+    return torch.optim.Adam([{"params": group, "kind": kind} for kind, group in groups.items()], betas=(0.9, 0.98))
 
 
-def _stage_at(schedule: tuple[Stage, ...], step: int) -> tuple[Stage, float]:
-    """The stage that ``step`` falls into and the learning rate there."""
+def _stage_at(schedule: tuple[Stage, ...], step: int) -> tuple[Stage, int, float]:
+    """The stage that ``step`` falls into, the step within it and the learning rate there."""
     for stage in schedule:
         if step < stage.steps:
             blend = 0.5 + 0.5 * math.cos(math.pi * step / stage.steps)
-            return stage, stage.final + (stage.learning_rate - stage.final) * blend
+            return stage, step, stage.final + (stage.learning_rate - stage.final) * blend
         step -= stage.steps
-    return schedule[-1], schedule[-1].final
+    return schedule[-1], schedule[-1].steps, schedule[-1].final
 
 
-def train(
-    videos: Path,
-    photos: Path,
+@dataclass(slots=True)
+class Run:
+    """Everything that a checkpoint holds."""
+
+    model: VideoModel
+    average: VideoModel
+    optimiser: torch.optim.Optimizer
+    schedule: tuple[Stage, ...]
+    step: int = 0
+    seconds: float = 0.0
+    history: tuple[str, ...] = ()
+    """A line for each earlier run whose weights this one started from."""
+
+    def describe(self) -> str:
+        """One line: stages, steps and hours of this run."""
+        stages = ", ".join(
+            f"{s.name} ({s.steps} steps of {s.batch} x {s.length} frames of {s.size}x{s.size})" for s in self.schedule
+        )
+        return f"{stages}: {self.step} steps in {self.seconds / 3600:.2f} hours"
+
+
+def start_run(
     out: Path,
     *,
     schedule: tuple[Stage, ...] = SCHEDULE,
@@ -135,47 +166,68 @@ def train(
     start_from: Path | None = None,
     device: str = "cpu",
     seed: int = 0,
-    on_step: Callable[[int, int, dict[str, float]], None] = lambda step, total, row: None,
-) -> VideoModel:
-    """Train a codec and return its moving average; ``out`` gets ``checkpoint.pt`` and ``log.csv``.
+) -> Run:
+    """A new run in the folder ``out``, or the one whose checkpoint lies there.
 
-    ``resume`` goes on from the checkpoint in ``out``; ``start_from`` takes only the weights of another checkpoint.
-    Raises :class:`RqlvcError` when there is nothing to resume or no training material.
+    ``resume`` goes on from the checkpoint in ``out``, with its schedule; ``start_from`` takes only the weights of
+    another run's checkpoint (parts that it lacks start anew). Raises :class:`RqlvcError` when there is nothing to
+    resume, or something that would be overwritten.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise RqlvcError(f"{out} already holds a run: continue it with --resume or choose another folder.")
     if resume and not checkpoint.exists():
         raise RqlvcError(f"{out} holds no checkpoint to resume: start without --resume.")
-    largest = max(stage.size for stage in schedule)
-    clips = read_library(videos, VIDEO_SUFFIXES, largest)
-    pictures = read_library(photos, PHOTO_SUFFIXES, largest)
-
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
+    saved = _load(checkpoint, device) if resume else None if start_from is None else _load(start_from, device)
+    if saved is not None and (resume or config is None):
+        config = ModelConfig(**saved["config"])
     model = VideoModel(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model)
-    optimiser = _optimiser(model)
-    step = 0
-    if resume or start_from is not None:
-        saved = torch.load(checkpoint if resume else start_from, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        if resume:
-            optimiser.load_state_dict(saved["optimiser"])
-            step = saved["step"]
+    run = Run(model, copy.deepcopy(model), _optimiser(model), schedule)
+    if saved is None:
+        return run
+    model.load_state_dict(saved["model"], strict=resume)
+    run.average.load_state_dict(saved["average"], strict=resume)
+    if not resume:
+        run.history = (*saved["history"], saved["description"])
+        return run
+    run.optimiser.load_state_dict(saved["optimiser"])
+    run.schedule = tuple(Stage(**stage) for stage in saved["schedule"])
+    run.step, run.seconds, run.history = saved["step"], saved["seconds"], tuple(saved["history"])
+    _cut_log(out / LOG, run.step)
+    return run
 
+
+def train(
+    run: Run,
+    videos: list[Clip],
+    photos: list[Clip],
+    out: Path,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda step, total, row: None,
+) -> VideoModel:
+    """Train ``run`` to the end of its schedule and return the moving average of its weights.
+
+    ``out`` gets a checkpoint every 100 steps and a row of ``log.csv`` every step. A kill loses at most 100 steps.
+    """
+    model, average, optimiser, schedule = run.model, run.average, run.optimiser, run.schedule
+    model.train()
     total = sum(stage.steps for stage in schedule)
     source = None
     current: Stage | None = None
-    while step < total:
-        stage, rate = _stage_at(schedule, step)
+    while run.step < total:
+        stage, within, rate = _stage_at(schedule, run.step)
         if stage is not current or source is None:
-            current = stage
-            source = batches(clips, pictures, stage.batch, stage.length, stage.size, stage.photo_share, seed + step)
-            rng = np.random.default_rng(seed + step)
+            current, start = stage, seed + run.step
+            source = batches(videos, photos, stage.batch, stage.length, stage.size, stage.photo_share, start)
+            rng = np.random.default_rng(start)
+        frozen = stage.new_prior and within < FROZEN_HYPER_STEPS
         for group in optimiser.param_groups:
-            group["lr"] = rate * group["scale"] * min(1.0, (step + 1) / 100)
+            scale = {"rest": 1.0, "linear": LINEAR_RATE, "hyper": float(not frozen)}[group["kind"]]
+            group["lr"] = rate * scale * min(1.0, (run.step + 1) / WARM_UP_STEPS)
 
         began = time.perf_counter()
         frames = [Planes(f.luma.to(device), f.chroma.to(device)) for f in next(source)]
@@ -188,19 +240,23 @@ def train(
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         if math.isfinite(norm):
             optimiser.step()
-        decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                slow.lerp_(fast, 1 - decay)
-        step += 1
+        _follow(average, model, min(EMA_DECAY, (run.step + 1) / (run.step + 10)))
+        run.step += 1
+        run.seconds += time.perf_counter() - began
 
-        row = {"step": step, "seconds": time.perf_counter() - began, "lr": rate, "norm": norm}
+        row = {"step": run.step, "seconds": time.perf_counter() - began, "lr": rate, "norm": norm}
         row |= {"loss": loss.item(), "frames": stage.length} | _summary(results)
-        _append(out / "log.csv", row)
-        on_step(step, total, row)
-        if step % 100 == 0 or step == total:
-            _save(checkpoint, model=model, average=average, optimiser=optimiser, step=step)
+        _append(out / LOG, row)
+        if run.step % SAVE_EVERY == 0 or run.step == total:
+            _save(out / CHECKPOINT, run)
+        on_step(run.step, total, row)
     return average
+
+
+@torch.no_grad()
+def _follow(average: VideoModel, model: VideoModel, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
 
 
 PARTS = ("motion", "hyper", "texture")
@@ -231,15 +287,34 @@ def _append(path: Path, row: dict[str, float]) -> None:
         writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
 
 
-def _save(path: Path, *, model: VideoModel, average: VideoModel, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _cut_log(path: Path, step: int) -> None:
+    """Drop rows past ``step``: they were written after the checkpoint that is resumed."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:1] + [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]))
+
+
+def _save(path: Path, run: Run) -> None:
     """Whole or not at all: a kill while saving leaves the last checkpoint."""
     state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": step,
-        "config": asdict(model.config),
+        "model": run.model.state_dict(),
+        "average": run.average.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "schedule": [asdict(stage) for stage in run.schedule],
+        "config": asdict(run.model.config),
+        "step": run.step,
+        "seconds": run.seconds,
+        "history": list(run.history),
+        "description": run.describe(),
     }
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def _load(path: Path, device: str) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RqlvcError(f"The checkpoint {path} cannot be read ({error}): start from another.") from error
+    return saved

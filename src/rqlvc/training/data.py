@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -48,7 +48,7 @@ def read_photo(path: Path) -> Clip:
         rgb = np.asarray(image.convert("RGB"))
     rgb = np.ascontiguousarray(rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2])
     height, width = rgb.shape[:2]
-    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p").to_ndarray()
+    picture: npt.NDArray[Any] = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p").to_ndarray()
     luma = picture[:height][None, None]
     chroma = picture[height:].reshape(2, height // 2, width // 2)[None]
     return Clip(luma, chroma)

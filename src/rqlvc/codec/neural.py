@@ -1,0 +1,109 @@
+"""Our codec behind the protocol: frames in, packets out."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from rqlvc.codec.entropy import Reader, Writer
+from rqlvc.codec.model import State
+from rqlvc.codec.packet import Packet, check_size, read_packet, write_packet
+from rqlvc.codec.planes import Planes, from_bytes, from_frame, padded_size, to_bytes, to_frame
+from rqlvc.codec.precision import fast_bfloat16
+from rqlvc.codec.protocol import DecodedFrame, EncodedFrame, carried_quality
+from rqlvc.codec.weights import DEFAULT_WEIGHTS, Weights, read_weights
+from rqlvc.errors import RqlvcError
+from rqlvc.media.frame import Frame
+
+
+class CodecState(NamedTuple):
+    """The decoded-picture buffer; its reference is the 8-bit picture that is shown."""
+
+    state: State
+    size: tuple[int, int]  # height, width of the picture itself
+
+
+class NeuralCodec:
+    """The learned codec of this package. Any size from 16x16; quality in [0, 63], 63 is best."""
+
+    name = "rqlvc"
+
+    def __init__(self, weights: Weights, device: str, bfloat16: bool) -> None:
+        self.identity = weights.identity
+        self.device = torch.device(device)
+        self.model = weights.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.tables = weights.tables
+        self.bfloat16 = bfloat16
+
+    def encode(self, frame: Frame, quality: float, state: CodecState | None) -> EncodedFrame:
+        check_size(frame.width, frame.height)
+        if state is not None and state.size != (frame.height, frame.width):
+            raise RqlvcError(
+                "The picture size changed within a group of pictures: start a new one with an intra frame."
+            )
+        quality = carried_quality(quality)
+        coder = Writer(self.tables)
+        with self._arithmetic():
+            planes = from_frame(frame, self.device)
+            shown, after = self._code(coder, quality, planes, state, (frame.height, frame.width))
+        size = (frame.height, frame.width)
+        packet = Packet(quality, coder.checksum & 0xFFFF, size if state is None else None, coder.finish())
+        return EncodedFrame(write_packet(packet), to_frame(shown, *size), CodecState(after, size), coder.bits)
+
+    def decode(self, payload: bytes, state: CodecState | None) -> DecodedFrame:
+        packet = read_packet(payload)
+        if packet.size is not None:
+            size, state = packet.size, None
+        elif state is None:
+            raise RqlvcError("The stream starts inside a group of pictures: decoding must start at an intra frame.")
+        else:
+            size = state.size
+        coder = Reader(self.tables, packet.data + bytes(-len(packet.data) % 4))
+        with self._arithmetic():
+            shown, after = self._code(coder, packet.quality, None, state, size)
+        if coder.checksum & 0xFFFF != packet.checksum:
+            raise RqlvcError("A packet is damaged: the checksum of its symbols does not match.")
+        return DecodedFrame(to_frame(shown, *size), CodecState(after, size))
+
+    def _code(
+        self,
+        coder: Writer | Reader,
+        quality: float,
+        planes: Planes | None,
+        state: CodecState | None,
+        size: tuple[int, int],
+    ) -> tuple[Planes, State]:
+        level = torch.tensor([quality], device=self.device)
+        if state is None:
+            decoded, after = self.model.intra_frame(coder, level, planes, padded_size(*size))
+        else:
+            known = state.state._replace(reference=from_bytes(state.state.reference))
+            decoded, after = self.model.inter_frame(coder, level, planes, known)
+        shown = to_bytes(decoded)
+        return shown, after._replace(reference=shown)
+
+    @contextlib.contextmanager
+    def _arithmetic(self):  # type: ignore[no-untyped-def]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            yield
+
+
+def load(
+    device: str = "auto", threads: int | None = None, weights: Path = DEFAULT_WEIGHTS, bfloat16: bool | None = None
+) -> NeuralCodec:
+    """The codec with its shipped weights, or those of a file that training wrote.
+
+    ``device``: "auto", "cpu", "cuda" or another of PyTorch's. ``threads``: CPU threads, None for PyTorch's choice.
+    ``bfloat16``: arithmetic of the float networks, None for what is fast on the device. Raises
+    :class:`RqlvcError` when the device or the weights are not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RqlvcError(f"The device {device!r} cannot be used here: take --device cpu.") from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return NeuralCodec(read_weights(weights), device, fast_bfloat16(device) if bfloat16 is None else bfloat16)

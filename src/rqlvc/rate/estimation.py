@@ -1,0 +1,59 @@
+"""Online least squares of the logarithmic model (RQ-LVC, Eq. 6), safe on points that fix no line."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rqlvc.rate.models import LogarithmicModel, log_bits
+from rqlvc.rate.protocol import RatePoint
+
+# Slopes that a codec can have, in quality levels per e-fold of bits. With lambda over a factor of 250 in 63 levels and
+# R ~ lambda^g, alpha = 11.4 / g: these limits are g = 2.85 and g = 0.057, beyond anything seen on real content.
+ALPHA_MIN = 4.0
+ALPHA_MAX = 200.0
+
+MINIMUM_VARIANCE = 0.02**2
+"""Of ln R: points within about 2 % of each other say where the curve is but not how steep."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointSums:
+    """All that least squares keeps of a set of points; the two sums of Eq. (6) add up. x = ln R."""
+
+    count: int = 0
+    x: float = 0.0
+    q: float = 0.0
+    xx: float = 0.0
+    xq: float = 0.0
+
+    @classmethod
+    def of(cls, points: Iterable[RatePoint]) -> "PointSums":
+        return sum((cls._one(log_bits(point.bits), point.quality) for point in points), cls())
+
+    @classmethod
+    def _one(cls, x: float, q: float) -> "PointSums":
+        return cls(1, x, q, x * x, x * q)
+
+    def __add__(self, other: "PointSums") -> "PointSums":
+        return PointSums(
+            self.count + other.count,
+            self.x + other.x,
+            self.q + other.q,
+            self.xx + other.xx,
+            self.xq + other.xq,
+        )
+
+
+def estimate(sums: PointSums, fallback: LogarithmicModel) -> LogarithmicModel:
+    """The least-squares line Q = alpha * ln R + beta, R in bits, with a slope that a codec can have.
+
+    Without points it is ``fallback``. Points that fix no slope (one point, equal rates) or one of the wrong sign keep
+    the slope of ``fallback``; a slope outside [``ALPHA_MIN``, ``ALPHA_MAX``] is clipped. The line always passes through
+    the mean of the points.
+    """
+    if sums.count == 0:
+        return fallback
+    x, q = sums.x / sums.count, sums.q / sums.count
+    variance = sums.xx / sums.count - x * x
+    slope = (sums.xq / sums.count - x * q) / variance if variance > MINIMUM_VARIANCE else 0.0
+    alpha = min(max(slope, ALPHA_MIN), ALPHA_MAX) if slope > 0 else fallback.alpha
+    return LogarithmicModel(alpha, q - alpha * x)
