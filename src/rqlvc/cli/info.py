@@ -1,0 +1,103 @@
+"""``rqlvc info``."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rqlvc.cli.console import print_json, say
+from rqlvc.cli.options import EXIT_FAILURE, PIPE, Json
+from rqlvc.errors import RqlvcError
+
+if TYPE_CHECKING:
+    from rqlvc.media.container import ContainerReader
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a coded file says of itself and what its packets cost. ``bits`` are packet bytes × 8."""
+
+    codec: str
+    model: str
+    width: int
+    height: int
+    fps: float
+    rotation: int
+    frames: int
+    keyframes: int
+    duration: float
+    bits: int
+    bitrate: float
+    bits_per_pixel: float
+    bits_per_keyframe: float
+    bits_per_inter_frame: float
+    largest_frame_bits: int
+    damage: str | None
+
+
+def info(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A file that rqlvc encoded, or - for stdin.")],
+    json: Json = False,
+) -> None:
+    """Say what a coded file holds: model, geometry, frames, bits. Exit code 1 when the file is cut."""
+    from pathlib import Path
+
+    if source != PIPE and not Path(source).exists():
+        raise RqlvcError(f"there is no file {source}.")
+
+    from rqlvc.media.container import ContainerReader
+
+    with ContainerReader(source) as container:
+        stream = measure(container)
+    if json:
+        print_json("info", asdict(stream))
+    else:
+        typer.echo(
+            f"codec      {stream.codec}, model {stream.model}\n"
+            f"picture    {stream.width}x{stream.height} at {stream.fps:.3f} fps"
+            f"{f', rotated by {stream.rotation} degrees' if stream.rotation else ''}\n"
+            f"frames     {stream.frames}, of which {stream.keyframes} keyframes, {stream.duration:.3f} s\n"
+            f"bits       {stream.bits}, {stream.bitrate / 1000:.1f} kbit/s, {stream.bits_per_pixel:.4f} bpp\n"
+            f"per frame  I {stream.bits_per_keyframe:.0f} bits, P {stream.bits_per_inter_frame:.0f} bits, "
+            f"largest {stream.largest_frame_bits}"
+        )
+    if stream.damage is not None:
+        say(f"warning: {stream.damage.rstrip('.')}; what is before it is counted.")
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def measure(container: "ContainerReader") -> StreamInfo:
+    """Read every packet of ``container`` once; none is decoded."""
+    header = container.header
+    frames = keyframes = bits = key_bits = largest = 0
+    last_time = 0.0
+    for packet in container:
+        size = 8 * len(packet.payload)
+        frames += 1
+        bits += size
+        largest = max(largest, size)
+        last_time = max(last_time, float(packet.time))
+        if packet.keyframe:
+            keyframes += 1
+            key_bits += size
+    frame_rate = header.properties.frame_rate
+    duration = last_time + float(1 / frame_rate) if frames else 0.0
+    width, height = header.properties.width, header.properties.height
+    return StreamInfo(
+        codec=header.codec,
+        model=header.identity,
+        width=width,
+        height=height,
+        fps=float(frame_rate),
+        rotation=header.properties.rotation,
+        frames=frames,
+        keyframes=keyframes,
+        duration=duration,
+        bits=bits,
+        bitrate=bits / duration if frames else 0.0,
+        bits_per_pixel=bits / (frames * width * height) if frames else 0.0,
+        bits_per_keyframe=key_bits / max(keyframes, 1),
+        bits_per_inter_frame=(bits - key_bits) / max(frames - keyframes, 1),
+        largest_frame_bits=largest,
+        damage=container.truncated,
+    )

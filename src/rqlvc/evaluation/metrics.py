@@ -1,0 +1,108 @@
+"""Distortion of pictures and the distance between two rate-distortion curves.
+
+A sequence's PSNR is the mean of its frames' PSNRs in dB (not the PSNR of the mean MSE): the convention of the JCT-VC
+common test conditions and of the learned-codec literature.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from rqlvc.errors import RqlvcError
+from rqlvc.media.frame import Frame, Plane
+
+PEAK = 255
+PSNR_CAP = 100.0  # dB: what identical planes score, so that means over frames and planes stay finite
+LUMA_WEIGHT = 6  # PSNR-YUV 6:1:1, the weighting of JCTVC-H0012 for 4:2:0
+MINIMUM_POINTS = 4  # points per curve, as in ITU-T VCEG-M33
+MINIMUM_OVERLAP = 0.5  # share of the shorter curve's PSNR range that both curves must cover
+
+
+def mse(a: Plane, b: Plane) -> float:
+    """Mean squared error of two planes of one shape, on samples scaled to [0, 1].
+
+    The sum is taken in integers, so the result does not depend on the order of addition.
+
+    Raises:
+        RqlvcError: the planes differ in shape or are empty.
+    """
+    if a.shape != b.shape or a.size == 0:
+        raise RqlvcError(f"Cannot compare planes of shapes {a.shape} and {b.shape}: they must be equal and not empty.")
+    difference = np.subtract(a, b, dtype=np.int32)
+    np.multiply(difference, difference, out=difference)
+    squares = int(difference.sum(dtype=np.int64))
+    return squares / (a.size * PEAK**2)
+
+
+def mse_y(a: Frame, b: Frame) -> float:
+    """Luma MSE on samples scaled to [0, 1]."""
+    return mse(a.y, b.y)
+
+
+def psnr(mean_squared_error: float) -> float:
+    """PSNR in dB of an MSE on samples in [0, 1], at most ``PSNR_CAP``."""
+    if mean_squared_error <= 0:
+        return PSNR_CAP
+    return min(-10 * math.log10(mean_squared_error), PSNR_CAP)
+
+
+def psnr_y(a: Frame, b: Frame) -> float:
+    """Luma PSNR in dB."""
+    return psnr(mse(a.y, b.y))
+
+
+def psnr_yuv(a: Frame, b: Frame) -> float:
+    """(6 Y + U + V) / 8 of the planes' PSNRs, in dB."""
+    luma, u, v = (psnr(mse(p, q)) for p, q in ((a.y, b.y), (a.u, b.u), (a.v, b.v)))
+    return (LUMA_WEIGHT * luma + u + v) / (LUMA_WEIGHT + 2)
+
+
+def bd_rate(anchor_points: Sequence[tuple[float, float]], test_points: Sequence[tuple[float, float]]) -> float:
+    """Bjontegaard delta rate in percent: how much more the test spends than the anchor at equal PSNR.
+
+    Negative is better than the anchor. Log-rate is interpolated over PSNR piecewise (PCHIP) and integrated over the
+    PSNRs that both curves reach.
+
+    Args:
+        anchor_points, test_points: (rate, PSNR in dB) pairs in any order; rates in any one unit, above 0.
+
+    Raises:
+        RqlvcError: fewer than four points, a curve whose PSNR does not grow with its rate, or curves that share less
+            than half of the shorter one's PSNR range, where the figure would say little.
+    """
+    anchor_rates, anchor_psnrs = _curve(anchor_points, "anchor")
+    test_rates, test_psnrs = _curve(test_points, "test")
+    low, high = max(anchor_psnrs[0], test_psnrs[0]), min(anchor_psnrs[-1], test_psnrs[-1])
+    shorter = min(anchor_psnrs[-1] - anchor_psnrs[0], test_psnrs[-1] - test_psnrs[0])
+    if high - low < MINIMUM_OVERLAP * shorter:
+        raise RqlvcError(
+            f"The curves hardly overlap: the anchor covers {anchor_psnrs[0]:.2f} to {anchor_psnrs[-1]:.2f} dB and the "
+            f"test {test_psnrs[0]:.2f} to {test_psnrs[-1]:.2f} dB. Choose points that reach the same PSNRs."
+        )
+    import bjontegaard  # imports matplotlib.pyplot, which a metric alone should not pay for
+
+    result = bjontegaard.bd_rate(
+        anchor_rates,
+        anchor_psnrs,
+        test_rates,
+        test_psnrs,
+        method="pchip",
+        require_matching_points=False,
+        min_overlap=0,  # judged above
+    )
+    return float(result)
+
+
+def _curve(points: Sequence[tuple[float, float]], name: str) -> tuple[list[float], list[float]]:
+    """Rates and PSNRs of a curve, both strictly growing."""
+    ordered = sorted(points)
+    rates, psnrs = [float(rate) for rate, _ in ordered], [float(value) for _, value in ordered]
+    if len(ordered) < MINIMUM_POINTS:
+        raise RqlvcError(f"BD-rate needs {MINIMUM_POINTS} points per curve; the {name} has {len(ordered)}.")
+    if not all(math.isfinite(value) for value in rates + psnrs) or rates[0] <= 0:
+        raise RqlvcError(f"BD-rate needs finite points with rates above 0; the {name} has others.")
+    if any(after[0] <= before[0] or after[1] <= before[1] for before, after in pairwise(ordered)):
+        raise RqlvcError(f"BD-rate needs a PSNR that grows with the rate; the {name} has {ordered}.")
+    return rates, psnrs

@@ -1,0 +1,244 @@
+"""The two sessions and the registry, in this process: what an application that embeds them sees."""
+
+import dataclasses
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import make_clip, neural_codec_is_here, read_frames, register, same_picture
+from rqlvc.codec.protocol import Codec
+from rqlvc.codec.registry import available_codecs, load_codec
+from rqlvc.decoder import Decoder, decode_file
+from rqlvc.encoder import Encoder, FrameStats, encode_file
+from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
+from rqlvc.media.container import ContainerReader
+from rqlvc.media.frame import Frame
+from rqlvc.rate.constant import Constant
+from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult
+from toy_codec import StrangerCodec, ToyCodec
+
+
+def noise(count: int, width: int = 33, height: int = 17) -> list[Frame]:
+    """Odd-sized frames that have nothing in common, a seventh of a second apart."""
+    rng = np.random.default_rng(3)
+    luma, chroma = (count, height, width), (count, (height + 1) // 2, (width + 1) // 2)
+    y, u, v = (rng.integers(0, 256, shape, np.uint8) for shape in (luma, chroma, chroma))
+    return [Frame(y[index], u[index], v[index], Fraction(index, 7)) for index in range(count)]
+
+
+class Recorder:
+    """A controller that alternates two levels and keeps all it is told."""
+
+    def __init__(self) -> None:
+        self.infos: list[FrameInfo] = []
+        self.results: list[FrameResult] = []
+
+    def decide(self, info: FrameInfo) -> Decision:
+        self.infos.append(info)
+        return Decision(20.001 if info.index % 2 else 50.0, target_bits=1000.0 + info.index)
+
+    def update(self, result: FrameResult) -> None:
+        self.results.append(result)
+
+    def set_rates(self, bitrate: float, framerate: float) -> None: ...
+
+
+def test_decoder_shows_what_the_encoder_reconstructed_at_its_time(codec: Codec) -> None:
+    encoder, decoder = Encoder(codec, Constant(30.0), keyint=3), Decoder(codec)
+    keyframes = []
+    for frame in noise(7):
+        packet, stats = encoder.encode(frame)
+        decoded = decoder.decode(packet)
+        assert encoder.reconstruction is not None and same_picture(decoded, encoder.reconstruction)
+        assert decoded.time == frame.time
+        assert stats.psnr_y == psnr_y(frame, decoded) and stats.psnr_yuv == psnr_yuv(frame, decoded)
+        assert stats.bits == 8 * len(packet.payload)
+        assert (stats.type == "I") == packet.keyframe
+        keyframes.append(packet.keyframe)
+    assert keyframes == [True, False, False, True, False, False, True]
+
+
+def test_controller_hears_what_each_frame_really_cost() -> None:
+    controller = Recorder()
+    encoder = Encoder(ToyCodec(), controller, keyint=4)
+    frames = noise(6)
+    for left, frame in zip(range(len(frames), 0, -1), frames, strict=True):
+        packet, stats = encoder.encode(frame, frames_left=left)
+        result = controller.results[-1]
+        assert result.info is controller.infos[-1]
+        assert result.bits == 8 * len(packet.payload)
+        assert encoder.reconstruction is not None and result.mse == mse_y(frame, encoder.reconstruction)
+        assert result.quality == stats.quality  # 20.001 is carried as 20
+        assert stats.target_bits == 1000.0 + stats.index
+    assert [info.position for info in controller.infos] == [0, 1, 2, 3, 0, 1]
+    assert [info.frames_left for info in controller.infos] == [6, 5, 4, 3, 2, 1]
+    assert {info.pixels for info in controller.infos} == {33 * 17}
+    assert {result.quality for result in controller.results} == {50.0, 20.0}
+
+
+def test_decoder_wants_a_keyframe_first() -> None:
+    encoder = Encoder(ToyCodec(), Constant(30.0))
+    _, (packet, _) = (encoder.encode(frame) for frame in noise(2))
+    with pytest.raises(RqlvcError, match="needs frames before it"):
+        Decoder(ToyCodec()).decode(packet)
+
+
+def test_summary_is_what_the_files_hold(codec: Codec, clip: Path, tmp_path: Path) -> None:
+    coded, decoded = tmp_path / "coded.mkv", tmp_path / "decoded.y4m"
+    frames: list[FrameStats] = []
+    summary = encode_file(str(clip), str(coded), codec, Constant(25.0), keyint=5, on_frame=frames.append)
+    decode_file(str(coded), str(decoded), codec=codec)
+    pairs = list(zip(read_frames(clip), read_frames(decoded), strict=True))
+    with ContainerReader(str(coded)) as container:
+        packets = list(container)
+    assert summary.frames == len(frames) == len(pairs) == 12
+    assert summary.keyframes == 3
+    assert summary.bits == sum(frame.bits for frame in frames) == 8 * sum(len(packet.payload) for packet in packets)
+    assert summary.psnr_y == pytest.approx(np.mean([psnr_y(a, b) for a, b in pairs]))
+    assert summary.psnr_yuv == pytest.approx(np.mean([psnr_yuv(a, b) for a, b in pairs]))
+    assert summary.bitrate == pytest.approx(summary.bits / (12 / 25))
+    assert summary.bits_per_pixel == pytest.approx(summary.bits / (12 * 64 * 48))
+    assert [frame.frames_left for frame in frames] == list(range(12, 0, -1))
+
+
+@pytest.mark.parametrize(("width", "height", "count"), [(16, 16, 1), (50, 34, 2)])
+def test_any_size_and_a_single_frame(codec: Codec, tmp_path: Path, width: int, height: int, count: int) -> None:
+    source = make_clip(tmp_path / "small.mkv", width=width, height=height, frames=count)
+    coded, decoded = str(tmp_path / "coded.mkv"), tmp_path / "decoded.y4m"
+    summary = encode_file(str(source), coded, codec, Constant(63.0))
+    decode_file(coded, str(decoded), codec=codec)
+    assert (summary.frames, summary.width, summary.height) == (count, width, height)
+    measured = [psnr_y(a, b) for a, b in zip(read_frames(source), read_frames(decoded), strict=True)]
+    assert summary.psnr_y == pytest.approx(np.mean(measured))
+
+
+def test_an_interrupt_keeps_the_frames_so_far_under_a_stated_name(clip: Path, tmp_path: Path) -> None:
+    coded = tmp_path / "coded.mkv"
+
+    def interrupt(stats: FrameStats) -> None:
+        if stats.index == 3:
+            raise KeyboardInterrupt
+
+    summary = encode_file(str(clip), str(coded), ToyCodec(), Constant(25.0), on_frame=interrupt)
+    assert summary.interrupted and summary.frames == 4
+    assert not coded.exists()
+    with ContainerReader(summary.output) as container:
+        assert len(list(container)) == 4
+
+
+def test_other_weights_are_refused_by_name(coded: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.y4m"
+    with pytest.raises(RqlvcError, match=r"needs model 70c0dec0 of codec 'toy'.*0ddba110"):
+        decode_file(str(coded), str(output), codec=StrangerCodec())
+    assert not output.exists()
+
+
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
+    cut=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_ends_in_a_sentence_or_a_flagged_part(
+    coded: Path, tmp_path: Path, flips: list[tuple[float, int]], cut: float
+) -> None:
+    data = bytearray(coded.read_bytes())
+    for place, bits in flips:
+        data[int(place * len(data))] ^= bits
+    del data[round(cut * len(data)) :]
+    damaged, output = tmp_path / "damaged.mkv", tmp_path / "out.y4m"
+    damaged.write_bytes(data)
+    output.unlink(missing_ok=True)
+    try:
+        summary = decode_file(str(damaged), str(output), codec=ToyCodec())
+    except RqlvcError as error:
+        assert str(error)
+        assert not output.exists()
+    else:
+        assert len(read_frames(output)) == summary.frames
+        assert summary.frames == 12 or summary.damage is not None
+
+
+def test_keyint_below_one_is_refused() -> None:
+    with pytest.raises(RqlvcError, match="at least 1"):
+        Encoder(ToyCodec(), Constant(25.0), keyint=0)
+
+
+# The registry
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, code: str, name: str, target: str) -> None:
+    (folder / f"{module}.py").write_text(code)
+    register(folder, {name: target})
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_a_codec_is_registered_in_three_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = (
+        "from toy_codec import ToyCodec\ndef load(device='auto', threads=None):\n    return ToyCodec(device, threads)\n"
+    )
+    plug_in(monkeypatch, tmp_path, "plugin_three_lines", code, "toy", "plugin_three_lines:load")
+    entry = next(entry for entry in available_codecs() if entry.name == "toy")
+    assert (entry.target, entry.package) == ("plugin_three_lines:load", "plugged-in 1.0")
+    codec: Codec = load_codec("toy", device="cpu", threads=2)
+    assert isinstance(codec, ToyCodec)
+    assert (codec.device, codec.threads) == ("cpu", 2)
+
+
+def test_unknown_codec_lists_those_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plug_in(monkeypatch, tmp_path, "plugin_known", "", "known", "plugin_known:load")
+    with pytest.raises(RqlvcError, match=r"no codec called 'nosuch'.*known"):
+        load_codec("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module_anywhere", "could not be loaded: ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("", "could not be loaded: AttributeError"),
+        ("load = object", "could not be loaded: TypeError"),
+        ("def load(**options): return object()", "lacks name, identity, encode, decode"),
+        ("from toy_codec import ToyCodec as load", "calls itself 'toy'"),
+    ],
+)
+def test_a_broken_plugin_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, message: str
+) -> None:
+    plug_in(monkeypatch, tmp_path, "plugin_broken", code, "broken", "plugin_broken:load")
+    with pytest.raises(RqlvcError, match=message):
+        load_codec("broken")
+
+
+def test_stats_are_plain_values() -> None:
+    _, stats = Encoder(ToyCodec(), Constant(30.0)).encode(noise(1)[0])
+    assert set(dataclasses.asdict(stats)) >= {
+        "index",
+        "time",
+        "type",
+        "quality",
+        "target_bits",
+        "bits",
+        "alpha",
+        "beta",
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stats.bits = 0  # type: ignore[misc]
+
+
+@pytest.mark.skipif(not neural_codec_is_here(), reason="the neural codec is not installed")
+def test_readme_example_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    make_clip(tmp_path / "clip.mkv", frames=2).rename(tmp_path / "in.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["I", "P"]
