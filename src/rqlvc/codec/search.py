@@ -13,7 +13,8 @@ from rqlvc.codec.interpolation import PEL
 BLOCK = 8
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
-MARGIN = 48  # luma samples that vectors may point beyond the border
+COARSE_PRICE = 3e-3  # sum of differences of 16 averaged samples that 4 luma samples of distance are worth
+MARGIN = 24  # luma samples that vectors may point beyond the border
 PRICE = 0.4
 """Bits to absolute differences, in quantiser steps: x264 pays 2^((QP - 12) / 6) = 0.4 steps a bit."""
 
@@ -33,11 +34,14 @@ def _coarse_seed(luma: Tensor, reference: Tensor) -> Tensor:
     for dy in range(span):
         rows = other[:, :, dy : dy + height]
         shifts = torch.cat([rows[:, :, :, dx : dx + width] for dx in range(span)], dim=1)
-        difference = (shifts - small).abs()
-        # 4x4 windows every 2: the 8x8 luma block with a border of 4, which steadies the match.
-        cost = F.avg_pool2d(F.pad(difference, [1] * 4, mode="replicate"), 4, 2)
+        # Sums of 4x4 every 2: the 8x8 luma block with a border of 4, which steadies the match.
+        padded = F.pad((shifts - small).abs(), [1] * 4, mode="replicate")
+        pairs = padded[:, :, 0::2] + padded[:, :, 1::2]
+        pairs = pairs[:, :, :, 0::2] + pairs[:, :, :, 1::2]
+        pairs = pairs[:, :, 1:] + pairs[:, :, :-1]
+        cost = pairs[:, :, :, 1:] + pairs[:, :, :, :-1]
         away = torch.tensor([abs(dx - COARSE_RANGE) + abs(dy - COARSE_RANGE) for dx in range(span)])
-        cost = cost + 2e-4 * away.to(cost)[None, :, None, None]
+        cost = cost + COARSE_PRICE * away.to(cost)[None, :, None, None]
         low, index = cost.min(dim=1)
         vector = torch.stack([index - COARSE_RANGE, torch.full_like(index, dy - COARSE_RANGE)], dim=1)
         if best_cost is None or best is None:
@@ -64,19 +68,20 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     """
     n, _, height, width = luma.shape
     h, w = height // BLOCK, width // BLOCK
-    margin = MARGIN * PEL
-    padded = F.pad(fine, [margin] * 4, mode="replicate")
-    row_length = padded.shape[-1]
-    plane = padded.shape[-2] * row_length
-    flat = padded.reshape(-1)
     device = luma.device
-    i = torch.arange(height, device=device) * PEL + margin
-    j = torch.arange(width, device=device) * PEL + margin
-    place = (i[:, None] * row_length + j).reshape(h, BLOCK, w, BLOCK).permute(0, 2, 1, 3).reshape(1, h * w, BLOCK**2)
-    place = place + torch.arange(n, device=device)[:, None, None] * plane
+    # One plane per quarter-pel phase, so that a row of a block is 8 neighbours in memory.
+    rows, columns = height + 2 * MARGIN, width + 2 * MARGIN
+    padded = F.pad(fine, [MARGIN * PEL] * 4, mode="replicate")
+    phases = padded.reshape(n, rows, PEL, columns, PEL).permute(0, 2, 4, 1, 3).reshape(-1)
+    windows = phases.unfold(0, BLOCK, 1)
+    i = torch.arange(height, device=device) + MARGIN
+    j = torch.arange(w, device=device) * BLOCK + MARGIN
+    place = (i[:, None] * columns + j).reshape(h, BLOCK, w).permute(0, 2, 1).reshape(1, h * w, BLOCK)
+    place = place + torch.arange(n, device=device)[:, None, None] * (PEL * PEL * rows * columns)
     blocks = luma.reshape(n, h, BLOCK, w, BLOCK).permute(0, 1, 3, 2, 4).reshape(n, h * w, BLOCK**2)
 
     # Vectors are kept so that their block stays inside the margin.
+    margin = MARGIN * PEL
     top = -(torch.arange(h, device=device) * BLOCK * PEL)[:, None] - margin + 2 * PEL
     left = -(torch.arange(w, device=device) * BLOCK * PEL)[None, :] - margin + 2 * PEL
     lowest = torch.stack([left.expand(h, w), top.expand(h, w)])
@@ -92,9 +97,11 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     knee = (KNEE * step)[:, None, None]
 
     def cost(vector: Tensor, neighbours: Tensor) -> Tensor:
-        whole = vector.long()
-        offset = (whole[:, 1] * row_length + whole[:, 0]).reshape(n, h * w, 1)
-        difference = (flat[place + offset] - blocks).abs()
+        quarters = vector.long()
+        phase, whole = quarters & (PEL - 1), quarters >> 2
+        offset = ((phase[:, 1] * PEL + phase[:, 0]) * rows + whole[:, 1]) * columns + whole[:, 0]
+        start = place + offset.reshape(n, h * w, 1)
+        difference = (windows.index_select(0, start.reshape(-1)).reshape(blocks.shape) - blocks).abs()
         near = torch.minimum(difference, knee)
         mismatch = (near * (difference - 0.5 * near)).sum(dim=-1, keepdim=True) / knee
         return mismatch.reshape(n, h, w) + weight * _price(vector - predicted, neighbours)
