@@ -103,9 +103,9 @@ def decode_stream(codec: NeuralCodec, packets: Sequence[bytes]) -> tuple[list[Fr
 
 def symbols_of(state: CodecState) -> list[Tensor]:
     """Every latent that an inter frame's packet carried, in 1/16 steps (an intra frame keeps none)."""
-    if state.state.texture is None or state.state.motion_latent is None:
+    if state.state.texture is None or state.state.motion_latents is None:
         return []
-    return [state.state.texture.latent, state.state.texture.hyper, state.state.motion_latent]
+    return [*state.state.texture, *state.state.motion_latents]
 
 
 def digest(states: Sequence[CodecState]) -> str:

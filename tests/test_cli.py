@@ -52,6 +52,25 @@ def y4m_of(clip: Path, path: Path) -> bytes:
     return path.read_bytes()
 
 
+def on_terminal(rqlvc: CommandLine, *arguments: str | Path) -> str:
+    """What a command that ends well shows on a terminal; nothing of it on stdout."""
+    ours, theirs = pty.openpty()
+    finished = subprocess.run(
+        rqlvc.command(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=60,
+        env=rqlvc.environment | {"TERM": "xterm", "COLUMNS": "160"},
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 20).decode()
+    os.close(ours)
+    assert finished.returncode == 0, shown
+    assert finished.stdout == b""
+    return shown
+
+
 # The door
 
 
@@ -65,8 +84,9 @@ def test_help_is_instant_and_heavy_imports_wait(rqlvc: CommandLine) -> None:
         assert f"'{module}'" not in finished.stdout
 
 
-def test_version_and_codecs(rqlvc: CommandLine) -> None:
+def test_version_codecs_and_training(rqlvc: CommandLine) -> None:
     assert rqlvc("--version").stdout.decode() == f"rqlvc {__version__}\n"
+    assert rqlvc("train", "--help").returncode == rqlvc("collect", "--help").returncode == 0
     listed = rqlvc("codecs").stdout.decode()
     assert "toy_codec:ToyCodec" in listed and "plugged-in 1.0" in listed
 
@@ -151,21 +171,9 @@ def test_reader_of_our_output_goes_away(rqlvc: CommandLine, tmp_path: Path) -> N
 
 def test_progress_on_a_terminal(rqlvc: CommandLine, tmp_path: Path) -> None:
     source, coded = make_clip(tmp_path / "clip.mkv"), tmp_path / "coded.mkv"
-    ours, theirs = pty.openpty()
-    finished = subprocess.run(
-        rqlvc.command("encode", source, "-o", coded, "--quality", "30", "--codec", "toy"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        timeout=60,
-        env=rqlvc.environment | {"TERM": "xterm", "COLUMNS": "160"},
-    )
-    os.close(theirs)
-    shown = os.read(ours, 1 << 20).decode()
-    os.close(ours)
-    assert finished.returncode == 0, shown
-    assert finished.stdout == b""
+    shown = on_terminal(rqlvc, "encode", source, "-o", coded, "--quality", "30", "--codec", "toy")
     assert "frame 12/12" in shown and "kbit/s now" in shown and "q 30.0" in shown
+    assert "target" not in shown
 
 
 def test_start_and_frames(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:

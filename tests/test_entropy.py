@@ -25,7 +25,6 @@ from rqlvc.codec.entropy import (
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.neural import NeuralCodec
 from rqlvc.codec.planes import from_frame
-from rqlvc.codec.prior import checkerboard
 from rqlvc.errors import RqlvcError
 from small_streams import encode_stream, moving_frames, neural_codec
 
@@ -38,6 +37,12 @@ FLUSH_BITS = 64
 @pytest.fixture(scope="module")
 def codec() -> NeuralCodec:
     return neural_codec()
+
+
+def checkerboard(like: torch.Tensor) -> torch.Tensor:
+    """1 on the even squares."""
+    i, j = torch.arange(like.shape[-2])[:, None], torch.arange(like.shape[-1])
+    return ((i + j) % 2 == 0).to(like.dtype)[None, None]
 
 
 def check_tables(tables: np.ndarray) -> None:
@@ -181,12 +186,13 @@ def test_information_content_is_within_a_percent_of_the_payload(codec: NeuralCod
 @pytest.mark.parametrize("quality", [10.0, 35.0, 60.0])
 def test_parts_name_where_the_bits_go(codec: NeuralCodec, quality: float) -> None:
     intra, inter = encode_stream(codec, moving_frames(96, 80, 2), [quality] * 2).coded
-    assert set(intra.parts) == {"hyper", "texture"} and set(inter.parts) == {"motion", "hyper", "texture"}
+    texture, motion = {"texture", "texture hyper"}, {"motion", "motion hyper"}
+    assert set(intra.parts) == texture and set(inter.parts) == texture | motion
     assert all(bits >= 0 for frame in (intra, inter) for bits in frame.parts.values())
 
 
 def test_training_estimates_what_the_codec_writes(codec: NeuralCodec) -> None:
-    """The loss's rate of an intra frame, by the same networks, against the packet."""
+    """The loss's rate of an intra frame, by the same networks, against the packet (which skips the smallest bin)."""
     (frame,) = moving_frames(192, 128, 1)
     estimator = Estimator()
     with torch.inference_mode():
@@ -194,4 +200,4 @@ def test_training_estimates_what_the_codec_writes(codec: NeuralCodec) -> None:
         codec.model.intra_frame(estimator, torch.tensor([50.0]), planes, (128, 192))
     estimate = float(sum(bits.sum() for bits in estimator.bits.values()))
     payload = codec.encode(frame, 50.0, None).payload
-    assert estimate == pytest.approx(8 * len(payload) - HEADER_BITS, rel=0.05)
+    assert estimate == pytest.approx(8 * len(payload) - HEADER_BITS, rel=0.1)

@@ -3,7 +3,9 @@
 import dataclasses
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from conftest import make_clip, neural_codec_is_here, read_frames, register, same_picture
 from rqlvc.codec.protocol import Codec
 from rqlvc.codec.registry import available_codecs, load_codec
+from rqlvc.control import CURVE_QUALITIES, RateTarget, RealEncodes
 from rqlvc.decoder import Decoder, decode_file
 from rqlvc.encoder import Encoder, FrameStats, encode_file
 from rqlvc.errors import RqlvcError
@@ -20,7 +23,8 @@ from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import ContainerReader
 from rqlvc.media.frame import Frame
 from rqlvc.rate.constant import Constant
-from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult
+from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.registry import make_controller
 from toy_codec import StrangerCodec, ToyCodec
 
 
@@ -78,8 +82,62 @@ def test_controller_hears_what_each_frame_really_cost() -> None:
         assert stats.target_bits == 1000.0 + stats.index
     assert [info.position for info in controller.infos] == [0, 1, 2, 3, 0, 1]
     assert [info.frames_left for info in controller.infos] == [6, 5, 4, 3, 2, 1]
+    assert [info.frames_to_intra for info in controller.infos] == [4, 3, 2, 1, 4, 3]
+    assert {info.points for info in controller.infos} == {()}
     assert {info.pixels for info in controller.infos} == {33 * 17}
     assert {result.quality for result in controller.results} == {50.0, 20.0}
+
+
+class Table:
+    """A predictor that keeps all it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Frame, Frame | None, FrameResult | None]] = []
+
+    def predict(self, frame: Frame, reference: Frame | None, last: FrameResult | None) -> list[RatePoint]:
+        self.calls.append((frame, reference, last))
+        return [RatePoint(quality, 100.0 * len(self.calls) + quality) for quality in (10.0, 60.0)]
+
+
+def test_predictor_sees_what_the_decoder_has_and_its_points_reach_the_controller() -> None:
+    controller, table = Recorder(), Table()
+    encoder = Encoder(ToyCodec(), controller, keyint=3, predictor=table)
+    shown: list[Frame | None] = []
+    frames = noise(5)
+    for index, frame in enumerate(frames, 1):
+        _, stats = encoder.encode(frame)
+        shown.append(encoder.reconstruction)
+        points = (RatePoint(10.0, 100.0 * index + 10), RatePoint(60.0, 100.0 * index + 60))
+        assert stats.points == controller.infos[-1].points == points
+    assert all(seen is frame for (seen, _, _), frame in zip(table.calls, frames, strict=True))
+    references = [reference for _, reference, _ in table.calls]
+    assert references[0] is None and references[3] is None  # intra frames
+    assert all(references[index] is shown[index - 1] for index in (1, 2, 4))
+    assert [last for _, _, last in table.calls] == [None, *controller.results[:-1]]
+
+
+@pytest.mark.parametrize("quality", CURVE_QUALITIES)
+def test_real_encodes_are_what_the_frame_then_costs(codec: Codec, quality: float) -> None:
+    encoder = Encoder(codec, Constant(quality), keyint=3, predictor=RealEncodes())
+    for frame in noise(4, 32, 16):
+        packet, stats = encoder.encode(frame)
+        assert [point.quality for point in stats.points] == list(CURVE_QUALITIES)
+        assert dict.fromkeys([point.bits for point in stats.points if point.quality == quality]) == {stats.bits: None}
+        assert stats.bits == 8 * len(packet.payload)
+
+
+def test_rates_may_change_between_two_frames(tmp_path: Path) -> None:
+    frames = read_frames(make_clip(tmp_path / "clip.mkv", frames=80))
+    controller = make_controller("adaptive", bitrate=400_000, framerate=25, pixels=64 * 48)
+    encoder = Encoder(ToyCodec(), controller, keyint=1000)
+    bits = []
+    for index, frame in enumerate(frames):
+        if index == 40:
+            controller.set_rates(600_000, 25)
+        bits.append(encoder.encode(frame)[1].bits)
+    # The first frames of each half still pay for the start, or for the step.
+    assert np.mean(bits[20:40]) == pytest.approx(400_000 / 25, rel=0.1)
+    assert np.mean(bits[60:80]) == pytest.approx(600_000 / 25, rel=0.1)
 
 
 def test_decoder_wants_a_keyframe_first() -> None:
@@ -130,6 +188,58 @@ def test_an_interrupt_keeps_the_frames_so_far_under_a_stated_name(clip: Path, tm
     assert not coded.exists()
     with ContainerReader(summary.output) as container:
         assert len(list(container)) == 4
+
+
+def test_an_interrupted_size_is_held_against_its_share(clip: Path, tmp_path: Path) -> None:
+    def interrupt(stats: FrameStats) -> None:
+        if stats.index == 5:
+            raise KeyboardInterrupt
+
+    targets: list[float] = []
+    target = RateTarget(size=24_000)
+    coded = str(tmp_path / "coded.mkv")
+    summary = encode_file(str(clip), coded, ToyCodec(), target, on_target=targets.append, on_frame=interrupt)
+    assert targets == [summary.target_bitrate] == [24_000 * 8 / (12 / 25)]
+    assert summary.error_percent == pytest.approx(100 * (summary.bits / (12_000 * 8) - 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "either a bitrate or a size"),
+        ({"bitrate": 1e5, "size": 1000}, "either a bitrate or a size"),
+        ({"size": 0}, "at least 1 byte"),
+        ({"bitrate": 1e5, "min_quality": 50.0, "max_quality": 20.0}, "0 <= lowest <= highest <= 63"),
+        ({"bitrate": 1e5, "controller": "best"}, "no controller 'best'"),
+        ({"bitrate": -1.0}, "above 0 bits per second"),
+    ],
+)
+def test_a_target_without_sense_is_refused(clip: Path, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RqlvcError, match=message):
+        encode_file(str(clip), str(tmp_path / "coded.mkv"), ToyCodec(), RateTarget(**values))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("controller", ["adaptive", "rq-lvc"])
+def test_rqnet_gives_its_points_and_says_whose_they_are(clip: Path, tmp_path: Path, controller: str) -> None:
+    from rqlvc.rate.rqnet import RQNet, write_rqnet
+
+    weights = tmp_path / "rqnet.safetensors"
+    frames: list[FrameStats] = []
+
+    def warnings_with(trained_for: str) -> list[str]:
+        warnings: list[str] = []
+        write_rqnet(weights, RQNet(), trained_for, ToyCodec().identity)
+        coded = str(tmp_path / f"{trained_for}.mkv")
+        target = RateTarget(300e3, controller=controller, rqnet=weights)
+        encode_file(str(clip), coded, ToyCodec("cpu"), target, on_frame=frames.append, on_warning=warnings.append)
+        return [message for message in warnings if "RQNet" in message]
+
+    assert warnings_with("toy") == []
+    assert "trained for the codec other" in warnings_with("other")[0]
+    for stats in frames:
+        assert [point.quality for point in stats.points] == list(CURVE_QUALITIES)
+        assert all(low.bits < high.bits for low, high in pairwise(stats.points))
 
 
 def test_other_weights_are_refused_by_name(coded: Path, tmp_path: Path) -> None:
@@ -195,6 +305,29 @@ def test_unknown_codec_lists_those_known(monkeypatch: pytest.MonkeyPatch, tmp_pa
     plug_in(monkeypatch, tmp_path, "plugin_known", "", "known", "plugin_known:load")
     with pytest.raises(RqlvcError, match=r"no codec called 'nosuch'.*known"):
         load_codec("nosuch")
+
+
+def test_weights_reach_a_factory_that_takes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = (
+        "from toy_codec import ToyCodec\n"
+        "def load(device='auto', threads=None, weights='own'):\n"
+        "    return ToyCodec(device, threads, 'weighed', str(weights))\n"
+        "def load_any(**options):\n    return load(**options)\n"
+    )
+    plug_in(monkeypatch, tmp_path, "plugin_weighed", code, "weighed", "plugin_weighed:load")
+    assert load_codec("weighed").identity == "own"
+    assert load_codec("weighed", weights=Path("new.bin")).identity == "new.bin"
+    (tmp_path / "any").mkdir()
+    plug_in(monkeypatch, tmp_path / "any", "plugin_any", code, "weighed", "plugin_any:load_any")
+    assert load_codec("weighed", weights=Path("new.bin")).identity == "new.bin"
+
+
+def test_weights_for_a_factory_that_takes_none_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plug_in(monkeypatch, tmp_path, "plugin_plain", "from toy_codec import ToyCodec", "toy", "plugin_plain:ToyCodec")
+    with pytest.raises(RqlvcError, match=r"'toy'.*takes no weights file: leave out new\.bin"):
+        load_codec("toy", weights=Path("new.bin"))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ puts a reader before it and a Matroska file behind it.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
-from typing import Literal
 
 from rqlvc.codec.protocol import Codec, State, carried_quality
+from rqlvc.control import Control, Predictor, RateTarget, RealEncodes, open_control
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket
@@ -19,89 +19,61 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.protocol import Controller, FrameInfo, FrameResult, RatePoint
+from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
 
-
-@dataclass(frozen=True, slots=True)
-class FrameStats:
-    """Why a frame got its quality and what it then cost. ``quality`` is as carried in the packet (63 is best)."""
-
-    index: int
-    time: float
-    """Presentation time in seconds in the coded file."""
-    type: Literal["I", "P"]
-    quality: float
-    target_bits: float | None
-    bits: int
-    psnr_y: float
-    psnr_yuv: float
-    seconds: float
-    """Wall-clock time of the controller and the codec."""
-    frames_left: int | None
-    """Frames still to code when this one was, itself included; None when the end is unknown."""
-    alpha: float | None
-    beta: float | None
-    points: tuple[RatePoint, ...]
-    parts: Mapping[str, float]
-    """Information content in bits of each part of the packet, where the codec tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A whole encode. ``bits`` are packet bytes × 8; what Matroska adds is ``container_overhead_bits``."""
-
-    frames: int
-    keyframes: int
-    width: int
-    height: int
-    fps: float
-    duration: float
-    """Seconds of video coded."""
-    bits: int
-    bitrate: float
-    bits_per_pixel: float
-    container_overhead_bits: int
-    psnr_y: float
-    """Mean over frames, in dB."""
-    psnr_yuv: float
-    encode_fps: float
-    """Frames per second of wall clock, reading and writing included, loading the model not."""
-    codec: str
-    model: str
-    """Identity of the codec's weights."""
-    output: str
-    """The file that holds it all."""
-    interrupted: bool
+__all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
 
 class Encoder:
     """Codes frames one after the other, with an intra frame every ``keyint`` frames.
 
-    The controller's rates may be set between any two calls of :meth:`encode`.
+    The controller's rates may be set between any two calls of :meth:`encode`. ``predictor`` gives the controller
+    points of each frame's rate-quality curve.
     """
 
-    def __init__(self, codec: Codec, controller: Controller, *, keyint: int = DEFAULT_KEYINT) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        controller: Controller,
+        *,
+        keyint: int = DEFAULT_KEYINT,
+        predictor: Predictor | RealEncodes | None = None,
+    ) -> None:
         if keyint < 1:
             raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
         self.codec = codec
         self.controller = controller
         self.keyint = keyint
+        self.predictor = predictor
         self.index = 0
         self.state: State | None = None
         self.reconstruction: Frame | None = None
         """What the decoder will show for the frame coded last."""
+        self.last: FrameResult | None = None
+        """What the frame coded last cost."""
 
     def encode(self, frame: Frame, *, frames_left: int | None = None) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known."""
         started = time.perf_counter()
         position = self.index % self.keyint
-        info = FrameInfo(self.index, position == 0, position, frame.width * frame.height, frames_left)
+        intra = position == 0
+        info = FrameInfo(
+            index=self.index,
+            intra=intra,
+            position=position,
+            pixels=frame.width * frame.height,
+            frames_left=frames_left,
+            frames_to_intra=self.keyint - position,
+            points=self._points(frame, intra),
+        )
 
         decision = self.controller.decide(info)
-        coded = self.codec.encode(frame, decision.quality, None if info.intra else self.state)
+        coded = self.codec.encode(frame, decision.quality, None if intra else self.state)
         quality, bits = carried_quality(decision.quality), 8 * len(coded.payload)
-        self.controller.update(FrameResult(info, quality, bits, mse_y(frame, coded.reconstruction)))
+        self.last = FrameResult(info, quality, bits, mse_y(frame, coded.reconstruction))
+        self.controller.update(self.last)
 
         seconds = time.perf_counter() - started
         self.index, self.state, self.reconstruction = self.index + 1, coded.state, coded.reconstruction
@@ -122,12 +94,19 @@ class Encoder:
             parts=coded.parts,
         )
 
+    def _points(self, frame: Frame, intra: bool) -> tuple[RatePoint, ...]:
+        if self.predictor is None:
+            return ()
+        if isinstance(self.predictor, RealEncodes):
+            return self.predictor.points(self.codec, frame, None if intra else self.state)
+        return tuple(self.predictor.predict(frame, None if intra else self.reconstruction, self.last))
+
 
 def encode_file(
     source: str,
     output: str,
     codec: Codec,
-    controller: Controller,
+    control: Controller | RateTarget,
     *,
     keyint: int = DEFAULT_KEYINT,
     start: int = 0,
@@ -135,24 +114,36 @@ def encode_file(
     size: tuple[int, int] | None = None,
     frame_rate: Fraction | None = None,
     overwrite: bool = False,
+    on_target: Callable[[float], None] = lambda bitrate: None,
     on_frame: Callable[[FrameStats], None] = lambda stats: None,
     on_warning: Callable[[str], None] = lambda message: None,
 ) -> Summary:
     """Code ``frames`` frames of ``source`` from frame ``start`` on into the Matroska file ``output`` (``-``: a pipe).
 
+    ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points.
+    ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
     whole file under another name: ``Summary.interrupted`` is set and ``Summary.output`` is that name.
 
-    Raises :class:`RqlvcError` for input that cannot be read and output that cannot be written.
+    A target out of the codec's reach on this content ends with a warning and the best that could be done. Raises
+    :class:`RqlvcError` for input that cannot be read, output that cannot be written, and what
+    :func:`rqlvc.control.open_control` refuses.
     """
-    encoder = Encoder(codec, controller, keyint=keyint)
-    totals = _Totals()
+    totals = Totals()
     with open_reader(source, start=start, frames=frames, size=size, frame_rate=frame_rate) as reader:
         first = next(reader)
         warned = len(reader.warnings)
         for message in reader.warnings:
             on_warning(message)
+        target: Control | None = None
+        if isinstance(control, RateTarget):
+            target = open_control(control, codec, reader.properties, reader.frame_count, on_warning)
+            on_target(target.bitrate)
+            totals.limits = target.quality
+            encoder = Encoder(codec, target.controller, keyint=keyint, predictor=target.predictor)
+        else:
+            encoder = Encoder(codec, control, keyint=keyint)
         header = StreamHeader(codec.name, codec.identity, reader.properties)
         copy_from = None if source == "-" else source
         copy_range = _span(first, frames, reader.properties)
@@ -177,59 +168,17 @@ def encode_file(
         for message in [*reader.warnings[warned:], *container.warnings]:
             on_warning(message)
         name = (container.temporary_path if interrupted else None) or output
-        return totals.summary(name, reader.properties, codec, 8 * container.overhead_bytes, elapsed, interrupted)
+        bitrate = None if target is None else target.bitrate
+        if isinstance(control, RateTarget) and control.size is not None and not interrupted:
+            bitrate = 8 * control.size / totals.duration(reader.properties)  # the number of frames was an estimate
+        overhead_bits = 8 * container.overhead_bytes
+        summary = totals.summary(name, reader.properties, codec, bitrate, overhead_bits, elapsed, interrupted)
+        missed = totals.out_of_reach(summary)
+        if missed is not None:
+            on_warning(missed)
+        return summary
 
 
 def _span(first: Frame, frames: int | None, properties: VideoProperties) -> tuple[Fraction, Fraction | None]:
     """The part of the source that is coded, in seconds, for the tracks that are copied beside it."""
     return first.time, None if frames is None else first.time + frames / properties.frame_rate
-
-
-@dataclass(slots=True)
-class _Totals:
-    """Running sums over the frames of an encode: memory does not grow with its length."""
-
-    frames: int = 0
-    keyframes: int = 0
-    bits: int = 0
-    psnr_y: float = 0.0
-    psnr_yuv: float = 0.0
-    last_time: float = 0.0
-
-    def add(self, stats: FrameStats) -> None:
-        self.frames += 1
-        self.keyframes += stats.type == "I"
-        self.bits += stats.bits
-        self.psnr_y += stats.psnr_y
-        self.psnr_yuv += stats.psnr_yuv
-        self.last_time = stats.time
-
-    def summary(
-        self,
-        output: str,
-        properties: VideoProperties,
-        codec: Codec,
-        overhead_bits: int,
-        elapsed: float,
-        interrupted: bool,
-    ) -> Summary:
-        duration = self.last_time + float(1 / properties.frame_rate)
-        return Summary(
-            frames=self.frames,
-            keyframes=self.keyframes,
-            width=properties.width,
-            height=properties.height,
-            fps=float(properties.frame_rate),
-            duration=duration,
-            bits=self.bits,
-            bitrate=self.bits / duration,
-            bits_per_pixel=self.bits / (self.frames * properties.width * properties.height),
-            container_overhead_bits=overhead_bits,
-            psnr_y=self.psnr_y / self.frames,
-            psnr_yuv=self.psnr_yuv / self.frames,
-            encode_fps=self.frames / elapsed,
-            codec=codec.name,
-            model=codec.identity,
-            output=output,
-            interrupted=interrupted,
-        )

@@ -9,10 +9,13 @@ from typer.core import TyperGroup
 
 from rqlvc import __version__
 from rqlvc.cli.codecs import codecs
+from rqlvc.cli.collect import collect
+from rqlvc.cli.controllers import controllers
 from rqlvc.cli.decode import decode
 from rqlvc.cli.encode import encode
 from rqlvc.cli.info import info
 from rqlvc.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
+from rqlvc.cli.train import train_app
 from rqlvc.errors import RqlvcError
 
 
@@ -72,6 +75,9 @@ app.command()(encode)
 app.command()(decode)
 app.command()(info)
 app.command()(codecs)
+app.command()(controllers)
+app.command()(collect)
+app.add_typer(train_app, name="train")
 
 
 def main() -> None:

@@ -35,6 +35,8 @@ class Progress:
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
+        self.target: float | None = None
+        """The bitrate to land on, in bits per second."""
         self._started = time.monotonic()
         self._shown = self._started
         self._frames = 0
@@ -85,6 +87,7 @@ class Progress:
         parts = [
             f"frame {self._frames}" + ("" if total is None else f"/{total}"),
             f"{self._frames / max(now - self._started, 1e-9):.1f} fps",
-            f"{recent / 1000:.0f} kbit/s now, {average / 1000:.0f} average",
+            f"{recent / 1000:.0f} kbit/s now, {average / 1000:.0f} average"
+            + ("" if self.target is None else f", {self.target / 1000:.0f} target"),
         ]
         return ", ".join(parts if quality is None else [*parts, f"q {quality:.1f}"])

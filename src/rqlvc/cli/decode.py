@@ -14,6 +14,7 @@ from rqlvc.cli.options import (
     Device,
     FrameCount,
     Json,
+    Model,
     Overwrite,
     Threads,
     check_files,
@@ -34,18 +35,20 @@ def decode(
         Fraction | None,
         typer.Option(parser=parse_seconds, metavar="SECONDS", help="Begin with the first frame at or after this time."),
     ] = None,
+    model: Model = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Decode a coded file to video with the codec that it names.
+    """Decode a coded file to video with the codec that it names (or our own, with other weights: --model).
 
     Audio and subtitles are copied when the whole file is decoded to a file that can hold them. A file that is cut or
     damaged decodes up to there, with a warning and exit code 1.
     """
     check_files(source, output, overwrite=overwrite, json=json)
 
+    from rqlvc.codec.registry import load_codec
     from rqlvc.decoder import decode_file
 
     with Progress("decode") as progress:
@@ -57,6 +60,7 @@ def decode(
         summary = decode_file(
             source,
             output,
+            codec=None if model is None else load_codec(device=device, threads=threads, weights=model),
             device=device,
             threads=threads,
             frames=frames,

@@ -16,6 +16,7 @@ from rqlvc.cli.options import (
     Device,
     FrameCount,
     Json,
+    Model,
     Overwrite,
     PictureSize,
     Threads,
@@ -24,30 +25,34 @@ from rqlvc.cli.options import (
     parse_frame_rate,
     parse_size,
 )
+from rqlvc.cli.rate_options import (
+    Bitrate,
+    ControllerName,
+    GopWeights,
+    MaxQuality,
+    MinQuality,
+    Quality,
+    RQNetWeights,
+    TargetSize,
+    check_one_target,
+    check_quality_alone,
+    rate_target,
+)
 
 if TYPE_CHECKING:
-    from rqlvc.encoder import FrameStats
-
-
-def parse_quality(text: str) -> float:
-    try:
-        quality = float(text)
-    except ValueError:
-        quality = float("nan")
-    if not 0 <= quality <= 63:
-        raise typer.BadParameter(f"'{text}' is no quality level: it goes from 0 (coarsest) to 63, and 63 is best.")
-    return quality
+    from rqlvc.summary import FrameStats, Summary
 
 
 def encode(
     source: Annotated[str, typer.Argument(metavar="IN", help="Any video file, y4m, raw 4:2:0, or - for y4m on stdin.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="Matroska file, or - for stdout.")],
-    quality: Annotated[
-        float,
-        typer.Option(
-            parser=parse_quality, metavar="Q", help="Quality level from 0 to 63; 63 is best. Fractions count."
-        ),
-    ],
+    quality: Quality = None,
+    bitrate: Bitrate = None,
+    target_size: TargetSize = None,
+    controller: ControllerName = None,
+    min_quality: MinQuality = None,
+    max_quality: MaxQuality = None,
+    gop_weights: GopWeights = None,
     keyint: Annotated[int, typer.Option(min=1, help="An intra frame (keyframe) every so many frames.")] = 32,
     frames: FrameCount = None,
     start: Annotated[int, typer.Option(min=0, help="Skip this many frames first.")] = 0,
@@ -65,17 +70,28 @@ def encode(
         typer.Option(metavar="FILE", help="Write a JSON line per frame here: what it was given, what it cost."),
     ] = None,
     codec: Annotated[str, typer.Option(metavar="NAME", help="A codec that 'rqlvc codecs' lists.")] = "rqlvc",
+    model: Model = None,
+    rqnet: RQNetWeights = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Code a video into a Matroska file at a quality level.
+    """Code a video into a Matroska file, at a bitrate, to a size or at a quality level.
+
+    Exactly one of --quality, --bitrate and --target-size is needed.
 
     Audio and subtitles are copied. Ctrl-C keeps the frames coded so far, in OUT.part.mkv for OUT.mkv.
     """
+    check_one_target(quality, bitrate, target_size)
+    if quality is not None:
+        rate_options = {"--min-quality": min_quality, "--max-quality": max_quality, "--gop-weights": gop_weights}
+        check_quality_alone(controller, rate_options | {"--rqnet": rqnet})
     if Path(output).suffix.lower() not in ("", ".mkv"):
         raise typer.BadParameter(f"the coded file is Matroska: give it a name that ends in .mkv, not {output}.")
+    target = None
+    if quality is None:
+        target = rate_target(bitrate, target_size, controller, min_quality, max_quality, gop_weights, rqnet)
     check_files(source, output, overwrite=overwrite, json=json)
     if stats is not None:
         check_output(stats, overwrite=overwrite, inputs=(source, output))
@@ -84,10 +100,13 @@ def encode(
     from rqlvc.encoder import encode_file
     from rqlvc.rate.constant import Constant
 
-    model = load_codec(codec, device=device, threads=threads)
+    loaded = load_codec(codec, device=device, threads=threads, weights=model)
     with ExitStack() as stack:
         stats_file = None if stats is None else stack.enter_context(open(stats, "w", encoding="utf-8", buffering=1))
         progress = stack.enter_context(Progress("encode"))
+
+        def on_target(bits_per_second: float) -> None:
+            progress.target = bits_per_second
 
         def on_frame(frame: "FrameStats") -> None:
             total = None if frame.frames_left is None else frame.index + frame.frames_left
@@ -100,14 +119,15 @@ def encode(
         summary = encode_file(
             source,
             output,
-            model,
-            Constant(quality),
+            loaded,
+            target or Constant(quality or 0.0),
             keyint=keyint,
             start=start,
             frames=frames,
             size=size,
             frame_rate=frame_rate,
             overwrite=overwrite,
+            on_target=on_target,
             on_frame=on_frame,
             on_warning=partial(warn, json=json),
         )
@@ -116,15 +136,30 @@ def encode(
     if json:
         print_json("summary", asdict(summary))
     else:
-        say(
-            f"{summary.frames} frames of {summary.width}x{summary.height} at {summary.fps:.2f} fps: "
-            f"{summary.bits} bits, {summary.bitrate / 1000:.1f} kbit/s, {summary.bits_per_pixel:.4f} bpp, "
-            f"PSNR-Y {summary.psnr_y:.2f} dB, PSNR-YUV {summary.psnr_yuv:.2f} dB, coded at {summary.encode_fps:.1f} fps"
-        )
+        say(_sentence(summary, target_size))
     if summary.interrupted:
         held_by = "the stream" if output == PIPE else summary.output
         say(f"interrupted: {held_by} holds the first {summary.frames} frames.")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _sentence(summary: "Summary", target_size: int | None) -> str:
+    parts = [
+        f"{summary.frames} frames of {summary.width}x{summary.height} at {summary.fps:.2f} fps: {summary.bits} bits",
+        f"{summary.bitrate / 1000:.1f} kbit/s",
+    ]
+    if summary.target_bitrate is not None and summary.error_percent is not None:
+        of_bytes = "" if target_size is None else f" ({summary.bits // 8} of {target_size} bytes)"
+        parts.append(
+            f"target {summary.target_bitrate / 1000:.1f} kbit/s{of_bytes}, error {summary.error_percent:+.2f} %"
+        )
+    parts += [
+        f"{summary.bits_per_pixel:.4f} bpp",
+        f"PSNR-Y {summary.psnr_y:.2f} dB",
+        f"PSNR-YUV {summary.psnr_yuv:.2f} dB",
+        f"coded at {summary.encode_fps:.1f} fps",
+    ]
+    return ", ".join(parts)
 
 
 def frame_fields(frame: "FrameStats") -> dict[str, Any]:

@@ -54,6 +54,16 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="Where the networks ru
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an output file that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON lines to stdout, one object a line (see docs/json.md).")]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Weights of the codec, where not those that come with it.",
+    ),
+]
 FrameCount = Annotated[int | None, typer.Option("--frames", min=1, help="Stop after this many frames.")]
 
 

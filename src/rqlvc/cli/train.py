@@ -85,3 +85,38 @@ def train_codec(
     card = model_card(average, identity, [*run.history, run.describe()], clips, pictures, out / LOG, device)
     (out / "codec.md").write_text(card)
     say(f"wrote {out / 'codec.safetensors'}, model {identity}")
+
+
+@train_app.command("rqnet")
+def train_rqnet(
+    data: Annotated[Path, typer.Option(help="Folder that 'rqlvc collect' made.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, weights, card.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the run's folder.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the samples; a resumed run keeps its own.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and batches.")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Train RQNet, which tells what a frame will cost, on what 'rqlvc collect' made. Runs on the CPU, in minutes.
+
+    Writes rqnet.safetensors, rqnet.md (its card) and log.csv into the run's folder. Some videos are held out to judge
+    it. Ctrl-C and kills lose one epoch at most: go on with --resume.
+    """
+    import torch
+
+    from rqlvc.training.rqnet import CARD, WEIGHTS, Epoch, train
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def on_epoch(row: Epoch) -> None:
+        say(
+            f"epoch {row.epoch}, loss {row.loss:.4f}, error {row.error:.1f} % on held-out clips "
+            f"(intra {row.error_intra:.1f}, inter {row.error_inter:.1f}), {row.seconds:.1f} s an epoch"
+        )
+
+    try:
+        errors = train(data, out, epochs=epochs, resume=resume, seed=seed, on_epoch=on_epoch)
+    except KeyboardInterrupt:
+        say(f"interrupted: go on with --resume --out {out}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    say(f"wrote {out / WEIGHTS} and {out / CARD}; error {errors.mean():.1f} % on held-out clips")

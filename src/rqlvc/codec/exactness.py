@@ -2,7 +2,7 @@
 
 from rqlvc.codec.integer import ACTIVATION_LIMIT, COMPANDED_LIMIT, EXACT_LIMIT, IntegerConv
 from rqlvc.codec.model import VideoModel
-from rqlvc.codec.prior import SHIFT, HyperPrior, HyperSynthesis, LatentPrior
+from rqlvc.codec.prior import SHIFT, LatentCodec, Step
 from rqlvc.codec.quality import IntegerQualityTable
 from rqlvc.errors import RqlvcError
 
@@ -19,49 +19,41 @@ def _conv(conv: IntegerConv | None, input_limit: int) -> int:
     return 0 if conv is None else conv.largest_accumulator(input_limit)
 
 
-def _hyper_prior(prior: HyperPrior) -> dict[str, int]:
-    return {"past": _conv(prior.past, COMPANDED_LIMIT)}
-
-
-def _hyper_synthesis(synthesis: HyperSynthesis) -> dict[str, int]:
-    return {
-        "inner": _conv(synthesis.inner, COMPANDED_LIMIT),
-        "up": _conv(synthesis.up, ACTIVATION_LIMIT),
-        "out": _conv(synthesis.out, ACTIVATION_LIMIT),
+def _latent_codec(codec: LatentCodec, side: int) -> dict[str, int]:
+    """``side``: bound of what is added to the prior's sum from outside."""
+    hyper, prior = codec.hyper_synthesis, codec.prior
+    known = side + _conv(hyper.out, ACTIVATION_LIMIT) + _table(prior.level)
+    known += _conv(prior.past, COMPANDED_LIMIT) + _table(prior.past_level)
+    bounds = {
+        "hyper_prior.past": _conv(codec.hyper_prior.past, COMPANDED_LIMIT),
+        "hyper_synthesis.inner": _conv(hyper.inner, COMPANDED_LIMIT),
+        "hyper_synthesis.up": _conv(hyper.up, ACTIVATION_LIMIT),
     }
-
-
-def _latent_prior(prior: LatentPrior, side: int) -> dict[str, int]:
-    known = side + _table(prior.level) + _conv(prior.past, COMPANDED_LIMIT) + _table(prior.past_level)
-    return {
-        "known": known,
-        "known + context": known + _conv(prior.context, COMPANDED_LIMIT),
-        "first": _conv(prior.first, ACTIVATION_LIMIT),
-        "first_out": _conv(prior.first_out, ACTIVATION_LIMIT),
-        "second": _conv(prior.second, ACTIVATION_LIMIT),
-        "second_out": _conv(prior.second_out, ACTIVATION_LIMIT),
-    }
+    if prior.neighbours is not None:
+        bounds["prior.neighbours"] = prior.neighbours.COARSER * _conv(prior.neighbours, prior.neighbours.LIMIT)
+    for index, step in enumerate(prior.steps):
+        assert isinstance(step, Step)
+        bounds[f"prior.{index}.known"] = known + _conv(step.context, COMPANDED_LIMIT)
+        bounds[f"prior.{index}.inner"] = _conv(step.inner, ACTIVATION_LIMIT)
+        bounds[f"prior.{index}.out"] = _conv(step.out, ACTIVATION_LIMIT)
+    return bounds
 
 
 def accumulator_bounds(model: VideoModel) -> dict[str, int]:
     """The largest magnitude that each accumulator (sums over branches included) can take, by name."""
-    motion_side = _conv(model.motion_side, COMPANDED_LIMIT)
     groups = {
-        "intra.hyper_prior": _hyper_prior(model.intra.hyper_prior),
-        "intra.hyper_synthesis": _hyper_synthesis(model.intra.hyper_synthesis),
-        "intra.prior": _latent_prior(model.intra.prior, _conv(model.intra.hyper_synthesis.out, ACTIVATION_LIMIT)),
-        "motion.prior": _latent_prior(model.motion.prior, 0),
-        "inter.hyper_prior": _hyper_prior(model.inter.hyper_prior),
-        "inter.hyper_synthesis": _hyper_synthesis(model.inter.hyper_synthesis),
-        "inter.prior": _latent_prior(
-            model.inter.prior, _conv(model.inter.hyper_synthesis.out, ACTIVATION_LIMIT) + motion_side
-        ),
+        "intra": _latent_codec(model.intra.latents, 0),
+        "motion": _latent_codec(model.motion.latents, 0),
+        "inter": _latent_codec(model.inter.latents, _conv(model.motion_side, COMPANDED_LIMIT)),
     }
     return {f"{group}.{name}": bound + _ROUNDING for group, bounds in groups.items() for name, bound in bounds.items()}
 
 
 def check_exactness(model: VideoModel) -> None:
-    """Raises :class:`RqlvcError` if an accumulator might not be exact in float32."""
+    """Raises :class:`RqlvcError` if an accumulator might not be exact in float32, or a weight is not finite."""
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise RqlvcError(f"{name} holds numbers that are not finite: the training failed, go back to a checkpoint.")
     for name, bound in accumulator_bounds(model).items():
         if bound >= EXACT_LIMIT:
             raise RqlvcError(f"{name} may reach {bound}, past 2^24: such a model is not decodable everywhere.")

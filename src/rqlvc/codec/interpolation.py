@@ -41,8 +41,10 @@ def quarter_pel(plane: Tensor) -> Tensor:
     """
     matrix = _chunk_matrix(plane)
     padded = F.pad(plane, (3, 4, 3, 4), mode="replicate")
-    wide = (padded.unfold(3, _CHUNK + 7, _CHUNK) @ matrix).flatten(3)
-    return (matrix.T @ wide.unfold(2, _CHUNK + 7, _CHUNK).transpose(3, 4)).flatten(2, 3)
+    with torch.autocast(plane.device.type, enabled=False):
+        # Float32: samples rounded to bfloat16 would drift by decibels from a decoder in another precision.
+        wide = (padded.unfold(3, _CHUNK + 7, _CHUNK) @ matrix).flatten(3)
+        return (matrix.T @ wide.unfold(2, _CHUNK + 7, _CHUNK).transpose(3, 4)).flatten(2, 3)
 
 
 def sample(fine: Tensor, motion: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from rqlvc.codec.interpolation import compensate, fine_luma, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
 from rqlvc.codec.motion import LATENTS, VECTOR_UNIT, MotionCodec, MotionPrediction
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold
+from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step
 from rqlvc.codec.search import block_search
-from rqlvc.codec.texture import COARSE, FINE, PRIOR, Condition, TextureCodec, TextureLatents
+from rqlvc.codec.texture import COARSE, FINE, PRIOR, Condition, TextureCodec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class State(NamedTuple):
 
     reference: Planes
     quality: Tensor
-    texture: TextureLatents | None  # None after an intra frame, as the next four
-    motion_latent: Tensor | None
+    texture: Latents | None  # None after an intra frame, as the next three
+    motion_latents: Latents | None
     motion: Tensor | None
     motion_before: Tensor | None
 
@@ -93,7 +94,7 @@ class VideoModel(nn.Module):
     ) -> tuple[Planes, State]:
         """Code an intra frame of padded ``size`` (H, W) at ``quality`` (N,)."""
         latent = None if frame is None else self.intra.analyse(frame, quality, None)
-        coded = self.intra.code(coder, latent, (size[0] // 8, size[1] // 8), quality, None, None, None)
+        coded = self.intra.latents(coder, latent, (size[0] // 8, size[1] // 8), quality)
         decoded = self.intra.synthesise(coded.latent, None, quality, None)
         return decoded, State(decoded, quality, None, None, None, None)
 
@@ -105,11 +106,10 @@ class VideoModel(nn.Module):
 
         predicted = self._predict_motion(state)
         latent = None if frame is None else self._analyse_motion(frame, reference, fine, predicted, quality)
-        past_quality = None if state.motion_latent is None else state.quality
-        motion_latent = self.motion.code(
-            coder, latent, (height // 16, width // 16), quality, state.motion_latent, past_quality
-        )
-        motion = self.motion.synthesise(motion_latent, predicted, quality)
+        past_quality = None if state.motion_latents is None else state.quality
+        size = (height // 16, width // 16)
+        motion_latents = self.motion.latents(coder, latent, size, quality, None, state.motion_latents, past_quality)
+        motion = self.motion.synthesise(motion_latents.latent, predicted, quality)
 
         moved = compensate(reference, fine, motion)
         prediction, condition = self.prediction(moved, motion, quality)
@@ -119,10 +119,14 @@ class VideoModel(nn.Module):
             residual = unfold(fold(frame, 4) - prediction, 4)
             latent = self.inter.analyse(residual, quality, condition)
         with torch.autocast(quality.device.type, enabled=False):
-            side = upsample_blocks(self.motion_side(compand(motion_latent.detach(), self.companding)), 2)
-        coded = self.inter.code(coder, latent, (height // 8, width // 8), quality, side, state.texture, past_quality)
-        decoded = self.inter.synthesise(coded.latent, prediction, quality, condition)
-        return decoded, State(decoded, quality, coded.detach(), motion_latent.detach(), motion.detach(), state.motion)
+            known = compand(motion_latents.latent.detach(), self.companding)
+            side = upsample_blocks(self.motion_side(known), 2)
+        size = (height // 8, width // 8)
+        texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)
+        decoded = self.inter.synthesise(texture.latent, prediction, quality, condition)
+        return decoded, State(
+            decoded, quality, texture.detach(), motion_latents.detach(), motion.detach(), state.motion
+        )
 
     def _predict_motion(self, state: State) -> Tensor:
         n, _, height, width = state.reference.luma.shape

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import Coder
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
-from rqlvc.codec.prior import LatentPrior, scale_to_bin
+from rqlvc.codec.prior import LatentCodec
 from rqlvc.codec.quality import QualityTable, anchor_qualities
 from rqlvc.codec.transforms import haar_matrix
 
 LATENTS = 16  # the 8 Haar coefficients of both components, and 8 that training may use
+LOW = (0, 4)  # the mean of each component
 WIDTH = 32
 STEP_COARSE = 1.0  # initial quantiser step of Haar coefficients at q = 0, luma samples: 1/2 sample of a 16x16 block
 STEP_FINE = 0.25  # at q = 63
@@ -58,35 +58,24 @@ class MotionCodec(nn.Module):
         self.synthesis_block = ResidualBlock(WIDTH)
         self.synthesis_out = zero_conv(WIDTH, 8)
         scale = torch.tensor([0.8, 0.4, 0.4, 0.3] * 2 + [0.05] * 8)
-        self.prior = LatentPrior(LATENTS, WIDTH, scale_to_bin(scale / step), linear=False, temporal=temporal)
+        self.latents = LatentCodec("motion", scale / step, LOW, WIDTH, linear=True, temporal=temporal)
 
     def analyse(self, motion: Tensor, predicted: Tensor, error: Tensor, quality: Tensor) -> Tensor:
         """Latents in quantiser steps. ``error``: mean absolute prediction error of each block (N, 1, H / 8, W / 8)."""
         difference = F.pixel_unshuffle(motion - predicted, 2)
-        linear = F.conv2d(difference, self.haar[:, :, None, None])
+        with torch.autocast(quality.device.type, enabled=False):
+            linear = F.conv2d(difference, self.haar[:, :, None, None])
         seen = torch.cat([difference / VECTOR_UNIT, F.pixel_unshuffle(predicted, 2) / VECTOR_UNIT], dim=1)
         seen = torch.cat([seen, F.pixel_unshuffle(error, 2) * 16], dim=1)
         x = F.leaky_relu(self.analysis_scale(self.analysis_head(seen), quality), 0.1)
         correction = self.analysis_out(self.analysis_block(x)).float()
         return (F.pad(linear, (0, 0, 0, 0, 0, LATENTS - 8)) + correction) * torch.exp(self.gain(quality))
 
-    def code(
-        self,
-        coder: Coder,
-        latent: Tensor | None,
-        size: tuple[int, int],
-        quality: Tensor,
-        past: Tensor | None,
-        past_quality: Tensor | None,
-    ) -> Tensor:
-        with torch.autocast(quality.device.type, enabled=False):
-            coder.part = "motion"
-            side = quality.new_zeros(quality.shape[0], WIDTH, *size)
-            return self.prior(coder, latent, side, quality, past, past_quality)
-
     def synthesise(self, coded: Tensor, predicted: Tensor, quality: Tensor) -> Tensor:
         latent = coded.float() / LATENT_UNIT * torch.exp(self.inverse_gain(quality))
-        linear = F.conv2d(latent[:, :8], self.haar.T[:, :, None, None])
+        with torch.autocast(quality.device.type, enabled=False):
+            # Float32: vectors rounded to bfloat16 would move the prediction, and the next frame's vectors with it.
+            linear = F.conv2d(latent[:, :8], self.haar.T[:, :, None, None])
         seen = torch.cat([latent, F.pixel_unshuffle(predicted, 2)], dim=1) / VECTOR_UNIT
         x = F.leaky_relu(self.synthesis_scale(self.synthesis_head(seen), quality), 0.1)
         correction = self.synthesis_out(self.synthesis_block(x)).float()

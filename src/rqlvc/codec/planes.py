@@ -51,13 +51,13 @@ def from_bytes(planes: Planes) -> Planes:
 
 
 def to_frame(planes: Planes, height: int, width: int) -> Frame:
-    """The frame of given size cut out of 8-bit ``planes`` of batch 1."""
+    """The frame of given size cut out of 8-bit ``planes`` of batch 1: a copy, because the planes stay a reference."""
     luma, chroma = planes.luma.cpu().numpy(), planes.chroma.cpu().numpy()
     rows, columns = -(-height // 2), -(-width // 2)
     return Frame(
-        np.ascontiguousarray(luma[0, 0, :height, :width]),
-        np.ascontiguousarray(chroma[0, 0, :rows, :columns]),
-        np.ascontiguousarray(chroma[0, 1, :rows, :columns]),
+        luma[0, 0, :height, :width].copy(),
+        chroma[0, 0, :rows, :columns].copy(),
+        chroma[0, 1, :rows, :columns].copy(),
     )
 
 

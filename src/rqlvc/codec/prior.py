@@ -1,7 +1,7 @@
-"""Integer prior networks: from what both sides know to the mean and scale bin of every latent.
+"""Coding of latents: integer prior networks from what both sides know to the mean and scale bin of every latent.
 
-Everything in this file is integer-exact (see :mod:`rqlvc.codec.integer`): inputs are integer latents, already decoded
-by both sides, and quality in 1/64 steps.
+But for :class:`HyperAnalysis`, which only the encoder runs, everything in this file is integer-exact (see
+:mod:`rqlvc.codec.integer`): inputs are integer latents, already decoded by both sides, and quality in 1/64 steps.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from rqlvc.codec.entropy import BINS, LOG_STEP, SCALE_MIN, Coder
 from rqlvc.codec.integer import (
+    LATENT_UNIT,
     IntegerConv,
     compand,
     companding_table,
     linear_input,
     rectify,
     requantise,
+    round_half_up,
 )
-from rqlvc.codec.quality import ANCHORS, IntegerQualityTable
+from rqlvc.codec.layers import conv, zero_conv
+from rqlvc.codec.quality import ANCHORS, IntegerQualityTable, QualityTable
 
 MEAN_LIMIT = 16 * 1024
 SHIFT = 8  # weights of 1/256: +-127 reaches +-0.5, five deviations of the widest layer at the start
@@ -42,14 +45,48 @@ def split_parameters(accumulator: Tensor, offset: Tensor, shift: int = SHIFT) ->
     return Parameters(mean.clamp(-MEAN_LIMIT, MEAN_LIMIT), (scale + offset).clamp(0, BINS - 1))
 
 
-def checkerboard(like: Tensor) -> Tensor:
-    """1 at the first step's positions: alternating in space, shifted from channel to channel.
+GROUP = 4  # neighbouring channels that share a band of the hyper-latents
+REACH = 4  # latents on each side that share a hyper-latent
+HYPER_RESOLUTION = 2.0  # steps of a hyper-latent per doubling of its band's magnitude
+QUIET = 0.1  # mean log-magnitude that a hyper-latent of zero stands for
+_TABLE_STEPS = 4  # entries of the band table per step of a hyper-latent
+_TABLE_LENGTH = 80
 
-    So each position has half of its channels decoded in the first step, for the second to look at.
-    """
-    _, channels, height, width = like.shape
-    c, i, j = torch.meshgrid(torch.arange(channels), torch.arange(height), torch.arange(width), indexing="ij")
-    return ((c + i + j) % 2 == 0).to(like)[None]
+
+def mean_log_magnitude(scale: Tensor) -> Tensor:
+    """E log2(1 + |v|) of a Laplace variable, elementwise in its scale."""
+    quantiles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    magnitude = -torch.log(quantiles) * scale.double()[..., None]
+    return torch.log2(1 + magnitude).mean(dim=-1).float()
+
+
+def band_table() -> Tensor:
+    """Scale bin (integer) of a band whose hyper-latent is index / 4: the hyper-latents' meaning before training."""
+    bins = torch.arange(BINS)
+    mean = mean_log_magnitude(SCALE_MIN * torch.exp(bins * LOG_STEP)).contiguous()
+    wanted = (torch.arange(_TABLE_LENGTH) / _TABLE_STEPS / HYPER_RESOLUTION).clamp(min=QUIET)
+    return torch.searchsorted(mean, wanted).clamp(max=BINS - 1).float()
+
+
+class HyperAnalysis(nn.Module):
+    """Starts as the mean log-magnitude of groups of 4 neighbouring channels over 4x4 latents. Encoder only."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.gain = QualityTable(torch.zeros(ANCHORS, channels // GROUP))
+        self.head = conv(channels, width)
+        self.down = conv(width, width, 3, 2)
+        self.deep = conv(width, width, 3, 2)
+        self.out = zero_conv(width, channels // GROUP, 1)
+
+    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
+        """``latent`` in quantiser steps, (N, C, H, W); result (N, C / 4, ceil(H / 4), ceil(W / 4))."""
+        pad = (0, -latent.shape[-1] % REACH, 0, -latent.shape[-2] % REACH)
+        magnitude = torch.log2(1 + F.pad(latent, pad, mode="replicate").abs())
+        bands = F.avg_pool3d(magnitude[:, None], (GROUP, REACH, REACH))[:, 0] * HYPER_RESOLUTION
+        x = F.leaky_relu(self.down(F.leaky_relu(self.head(magnitude), 0.1)), 0.1)
+        correction = self.out(F.leaky_relu(self.deep(x), 0.1)).float()
+        return (bands + correction) * torch.exp(self.gain(quality))
 
 
 class HyperPrior(nn.Module):
@@ -57,16 +94,24 @@ class HyperPrior(nn.Module):
 
     companding: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, initial_mean: Tensor) -> None:
+        """``initial_mean``: hyper-latents to expect at each quality anchor, (9, channels)."""
         super().__init__()
-        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.1)
-        self.level = IntegerQualityTable(torch.zeros(ANCHORS, channels))
+        channels = initial_mean.shape[1]
+        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.05)
+        self.keep = nn.Parameter(torch.full((channels, 1, 1), 0.75))
+        self.level = IntegerQualityTable(initial_mean * LATENT_UNIT)
         self.offset = IntegerQualityTable(torch.full((ANCHORS, channels), 20.0))
         self.register_buffer("companding", companding_table(), persistent=False)
 
-    def forward(self, past: Tensor, quality: Tensor) -> Parameters:
-        mean, bins = split_parameters(self.past(compand(past, self.companding)), self.offset(quality))
-        return Parameters(mean + self.level(quality), bins)
+    def forward(self, past: Tensor | None, shape: tuple[int, ...], quality: Tensor) -> Parameters:
+        """Parameters of ``shape``; ``past`` is None after an intra frame."""
+        level, offset = self.level(quality).expand(shape), self.offset(quality).expand(shape)
+        if past is None:
+            return Parameters(level, offset.clamp(0, BINS - 1))
+        mean, bins = split_parameters(self.past(compand(past, self.companding)), offset)
+        keep = round_half_up(self.keep * LATENT_UNIT) / LATENT_UNIT
+        return Parameters(mean + level + round_half_up((past - level) * keep), bins)
 
 
 class HyperSynthesis(nn.Module):
@@ -87,68 +132,175 @@ class HyperSynthesis(nn.Module):
         return F.pixel_shuffle(self.out(x), 2)[:, :, :height, :width]
 
 
-class LatentPrior(nn.Module):
-    """Prior of a latent in two checkerboard steps.
+class Step(nn.Module):
+    """One step of the context model: what is known so far to means and bins."""
 
-    The first step knows the side information (hyper-latents, other latents of this frame), the last frame's latent of
-    the same kind and the quality levels of both frames; the second also the half already decoded.
+    def __init__(self, inputs: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.context = IntegerConv(inputs, width, 3) if inputs else None
+        self.inner = IntegerConv(width, width, 3)
+        self.out = IntegerConv(width, 2 * channels, 1, gain=0.05)
+
+    def forward(self, known: Tensor, decoded: Tensor | None, offset: Tensor) -> Parameters:
+        if self.context is not None and decoded is not None:
+            known = known + self.context(decoded)
+        return split_parameters(self.out(rectify(self.inner(rectify(known, SHIFT)), SHIFT)), offset)
+
+
+class NeighbourMean(IntegerConv):
+    """Low frequencies of the odd squares predicted, linearly, from those of the squares around.
+
+    Starts as nine tenths of the mean of the four even squares; learns gradients from differences of means.
     """
 
-    LINEAR = 12
-    """The lowest-frequency channels also enter uncompressed, because their values are large and smooth."""
+    COARSER = 4  # the input counts in quarter steps, so that 12 channels of 9 products stay below 2^24
+    LIMIT = 1023
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3)
+        cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        self.weight.data = torch.eye(channels)[:, :, None, None] * cross * 0.225
+
+    def forward(self, decoded: Tensor) -> Tensor:
+        """Means in 1/16 steps from latents in 1/16 steps."""
+        coarse = torch.floor(decoded / self.COARSER + 0.5).clamp(-self.LIMIT, self.LIMIT)
+        return requantise(super().forward(coarse) * self.COARSER, SHIFT)
+
+
+class LatentPrior(nn.Module):
+    """Prior of latents, coded on a checkerboard in three steps.
+
+    Low frequencies on the even squares come first; then, knowing these, low frequencies on the odd and the rest on the
+    even squares; then the rest. Every step also knows the side information (hyper-latents, other latents of this
+    frame), the last frame's latents of the same kind and the quality levels of both frames.
+    """
 
     companding: Tensor
 
-    def __init__(self, channels: int, width: int, initial_bins: Tensor, linear: bool, temporal: bool) -> None:
-        """``initial_bins``: (9, channels), the scale bin of each channel at each quality anchor."""
+    def __init__(self, channels: int, low: tuple[int, ...], width: int, linear: bool, temporal: bool) -> None:
+        """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed and are predicted
+        from their neighbours, because in intra frames and in motion they are large and smooth."""
         super().__init__()
+        self.low = low
         self.linear = linear
-        inputs = channels + (self.LINEAR if linear else 0)
+        inputs = channels + (len(low) if linear else 0)
         self.past = IntegerConv(inputs, width, 3) if temporal else None
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
         self.past_level = IntegerQualityTable(torch.zeros(ANCHORS, width)) if temporal else None
-        self.first = IntegerConv(width, width, 3)
-        self.first_out = IntegerConv(width, 2 * channels, 1, gain=0.05)
-        self.context = IntegerConv(inputs, width, 3)
-        self.second = IntegerConv(width, width, 3)
-        self.second_out = IntegerConv(width, 2 * channels, 1, gain=0.05)
-        self.offset = IntegerQualityTable(initial_bins)
+        self.offset = IntegerQualityTable(torch.zeros(ANCHORS, channels))
+        self.neighbours = NeighbourMean(len(low)) if linear else None
+        self.steps = nn.ModuleList(Step(contexts, width, channels) for contexts in (0, inputs, inputs))
         self.register_buffer("companding", companding_table(), persistent=False)
 
     def _input(self, latent: Tensor) -> Tensor:
         latent = latent.detach()
         companded = compand(latent, self.companding)
-        if not self.linear:
-            return companded
-        low = torch.cat([latent[:, :6], latent[:, 64:67], latent[:, 80:83]], dim=1)
-        return torch.cat([companded, linear_input(low)], dim=1)
+        return torch.cat([companded, linear_input(latent[:, self.low])], dim=1) if self.linear else companded
+
+    def _squares(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """1 where each step codes, (1, C, H, W)."""
+        _, channels, height, width = like.shape
+        i, j = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+        even = ((i[:, None] + j) % 2 == 0).to(like.dtype)[None, None]
+        low = like.new_zeros(1, channels, 1, 1)
+        low[:, self.low] = 1
+        return low * even, low * (1 - even) + (1 - low) * even, (1 - low) * (1 - even)
 
     def forward(
         self,
         coder: Coder,
         value: Tensor | None,
         side: Tensor,
+        bands: Tensor,
         quality: Tensor,
         past: Tensor | None,
         past_quality: Tensor | None,
     ) -> Tensor:
-        """Code ``value`` (None when decoding); returns the latent as integers in 1/16 steps.
+        """Code ``value`` (None when decoding); returns the latents as integers in 1/16 steps.
 
-        ``side``: accumulator (batch, width, height, width) of the side information, of shift 8.
+        ``side``: accumulator (batch, width, height, width) of the side information, of shift 8. ``bands``: the scale
+        bin that the hyper-latents suggest for each latent.
         """
         known = side + self.level(quality) * 2.0**SHIFT
         if self.past is not None and self.past_level is not None and past is not None and past_quality is not None:
             known = known + self.past(self._input(past)) + self.past_level(past_quality) * 2.0**SHIFT
-        hidden = rectify(known, SHIFT)
-        offset = self.offset(quality)
+        offset = bands + self.offset(quality)
+        decoded = torch.zeros_like(bands)
+        for index, (step, where) in enumerate(zip(self.steps, self._squares(bands), strict=True)):
+            mean, bins = step(known, self._input(decoded) if index else None, offset)
+            if self.neighbours is not None and index == 1:
+                low = torch.tensor(self.low, device=mean.device)
+                mean = mean.index_add(1, low, self.neighbours(decoded[:, self.low].detach()))
+            decoded = decoded + coder.latent(value, mean, bins, where)
+        return decoded
 
-        x = rectify(self.first(hidden), SHIFT)
-        parameters = split_parameters(self.first_out(x), offset)
-        first = checkerboard(parameters.mean)
-        anchors = coder.latent(value, parameters.mean, parameters.bins, first)
 
-        hidden = rectify(known + self.context(self._input(anchors)), SHIFT)
-        x = rectify(self.second(hidden), SHIFT)
-        parameters = split_parameters(self.second_out(x), offset)
-        rest = coder.latent(value, parameters.mean, parameters.bins, 1 - first)
-        return anchors + rest
+class Latents(NamedTuple):
+    """Integer latents of one frame (1/16 steps) and their hyper-latents at a quarter of the resolution."""
+
+    latent: Tensor
+    hyper: Tensor
+
+    def detach(self) -> "Latents":
+        return Latents(self.latent.detach(), self.hyper.detach())
+
+
+class LatentCodec(nn.Module):
+    """Hyper-latents, then latents."""
+
+    bands: Tensor
+
+    def __init__(
+        self, part: str, initial_scale: Tensor, low: tuple[int, ...], width: int, *, linear: bool, temporal: bool
+    ) -> None:
+        """``part``: where bits are booked. ``initial_scale``: Laplace scale to expect at each anchor, (9, channels)."""
+        super().__init__()
+        channels = initial_scale.shape[1]
+        mean = mean_log_magnitude(initial_scale).reshape(ANCHORS, -1, GROUP).mean(dim=-1) * HYPER_RESOLUTION
+        self.part = part
+        self.hyper_analysis = HyperAnalysis(channels, width)
+        self.hyper_prior = HyperPrior(mean)
+        self.hyper_synthesis = HyperSynthesis(channels // GROUP, width)
+        self.prior = LatentPrior(channels, low, width, linear, temporal)
+        self.register_buffer("bands", band_table())
+
+    def forward(
+        self,
+        coder: Coder,
+        latent: Tensor | None,
+        size: tuple[int, int],
+        quality: Tensor,
+        side: Tensor | None = None,
+        past: Latents | None = None,
+        past_quality: Tensor | None = None,
+    ) -> Latents:
+        """Code ``latent`` (quantiser steps; None when decoding) of ``size`` (height, width).
+
+        ``side``: accumulator of what else is known of this frame; ``past``: the last frame's latents of this kind.
+        """
+        height, width = size
+        value = None if latent is None else self.hyper_analysis(latent, quality)
+        with torch.autocast(quality.device.type, enabled=False):
+            shape = (quality.shape[0], self.hyper_prior.keep.shape[0], -(-height // REACH), -(-width // REACH))
+            mean, bins = self.hyper_prior(None if past is None else past.hyper, shape, quality)
+            coder.part = f"{self.part} hyper"
+            hyper = coder.latent(value, mean, bins, torch.ones_like(mean))
+            known = self.hyper_synthesis(hyper, height, width)
+            coder.part = self.part
+            decoded = self.prior(
+                coder,
+                latent,
+                known if side is None else known + side,
+                self._band_bins(hyper.detach())[:, :, :height, :width],
+                quality,
+                None if past is None else past.latent,
+                past_quality,
+            )
+        return Latents(decoded, hyper)
+
+    def _band_bins(self, hyper: Tensor) -> Tensor:
+        """The bin that the band table gives each latent, (N, C, 4H, 4W)."""
+        index = torch.floor(hyper * (_TABLE_STEPS / LATENT_UNIT) + 0.5).clamp(0, _TABLE_LENGTH - 1)
+        bins = self.bands[index.long()]
+        bins = bins.repeat_interleave(GROUP, dim=1)
+        return bins.repeat_interleave(REACH, dim=2).repeat_interleave(REACH, dim=3)

@@ -67,7 +67,7 @@ class IntegerQualityTable(nn.Module):
         self.table = nn.Parameter(initial / self.UNIT)
 
     def largest_entry(self) -> float:
-        return float((self.table * self.UNIT).abs().max().clamp(max=self.LIMIT))
+        return float((self.table.detach() * self.UNIT).abs().max().clamp(max=self.LIMIT))
 
     def forward(self, quality: Tensor) -> Tensor:
         steps = torch.round(quality * QUALITY_STEPS).to(self.table.dtype)

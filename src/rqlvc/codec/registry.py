@@ -6,11 +6,15 @@ A package plugs its codec in with two lines of its ``pyproject.toml``::
     mine = "my_package:MyCodec"
 
 where ``my_package.MyCodec(device="auto", threads=None)`` gives a :class:`rqlvc.codec.protocol.Codec` whose ``name`` is
-``"mine"``: files carry that name, and the decoder asks this registry for it.
+``"mine"``: files carry that name, and the decoder asks this registry for it. A factory with a third parameter,
+``weights``, can be given a file of other weights (``--model``).
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from rqlvc.codec.protocol import Codec
 from rqlvc.errors import RqlvcError
@@ -33,11 +37,14 @@ def available_codecs() -> list[CodecEntry]:
     return [CodecEntry(point.name, point.value, _package(point)) for _, point in sorted(_registered().items())]
 
 
-def load_codec(name: str = DEFAULT_CODEC, *, device: str = "auto", threads: int | None = None) -> Codec:
+def load_codec(
+    name: str = DEFAULT_CODEC, *, device: str = "auto", threads: int | None = None, weights: Path | None = None
+) -> Codec:
     """The codec registered as ``name``, on ``device`` (auto, cpu or cuda) with ``threads`` CPU threads (None: all).
 
-    Raises :class:`RqlvcError` when the name is unknown, when the plug-in cannot be loaded, or when what it gives is not
-    a codec of that name.
+    ``weights`` is a file of trained weights to use instead of those that come with the codec. Raises
+    :class:`RqlvcError` when the name is unknown, when the plug-in cannot be loaded or takes no weights, or when what it
+    gives is not a codec of that name.
     """
     registered = _registered()
     if name not in registered:
@@ -47,7 +54,13 @@ def load_codec(name: str = DEFAULT_CODEC, *, device: str = "auto", threads: int 
         )
     point = registered[name]
     try:
-        codec = point.load()(device=device, threads=threads)
+        factory = point.load()
+        if weights is None:
+            codec = factory(device=device, threads=threads)
+        elif _takes_weights(factory):
+            codec = factory(device=device, threads=threads, weights=weights)
+        else:
+            raise RqlvcError(f"codec '{name}' ({point.value}) takes no weights file: leave out {weights}.")
     except RqlvcError:
         raise
     except Exception as error:  # a plug-in is other people's code and may fail in any way
@@ -61,6 +74,11 @@ def load_codec(name: str = DEFAULT_CODEC, *, device: str = "auto", threads: int 
         raise RqlvcError(f"the codec registered as '{name}' calls itself '{codec.name}': the two names must agree.")
     loaded: Codec = codec
     return loaded
+
+
+def _takes_weights(factory: Callable[..., Codec]) -> bool:
+    parameters = inspect.signature(factory).parameters
+    return "weights" in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _registered() -> dict[str, EntryPoint]:

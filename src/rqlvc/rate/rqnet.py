@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame, Plane
-from rqlvc.rate.models import log_bits
+from rqlvc.rate.models import FloatArray, log_bits
 from rqlvc.rate.protocol import QUALITY_MAX, FrameResult, RatePoint
 
 QUALITY_LEVELS = (10.0, 27.0, 43.0, 60.0)
 """Where the curve is predicted: Table 4 of the paper."""
 
 BLOCK = 8
+CHROMA_BLOCK = 4
 PADDING = 16
 """Pictures are extended to multiples of this: two blocks, for the network's coarser scale."""
 BAND_LIMITS = (1, 2, 4, 7, 14)
@@ -54,6 +55,9 @@ _MINIMUM_STEP = 0.01
 """ln R grows by at least this from level to level: a curve can always be inverted."""
 _LOG_RATE_RANGE = (-14.0, 5.0)
 """Of bits per pixel: 0.08 bits per 100,000 pixels, and far beyond what 8-bit samples hold."""
+_BLOCK_LOG_RATE_RANGE = (-20.0, 5.0)
+_FIRST_LOG_RATES = (-4.0, -2.7, -1.5, -0.3)
+"""A plausible curve to start training from: 0.02 to 0.7 bits per pixel."""
 _FIRST_OVERHEAD = 64.0
 """Bits per packet that do not depend on the picture, before training has measured them."""
 
@@ -66,34 +70,57 @@ def padded_pixels(width: int, height: int) -> int:
     return -(-width // PADDING) * -(-height // PADDING) * PADDING * PADDING
 
 
-def _cosine_transform() -> Tensor:
-    """The orthonormal 8x8 cosine transform as a convolution kernel, (64, 1, 8, 8)."""
-    frequency, place = np.mgrid[:BLOCK, :BLOCK]
-    basis = np.cos(np.pi * (place + 0.5) * frequency / BLOCK) * np.where(frequency, math.sqrt(2), 1) / math.sqrt(BLOCK)
-    kernel = np.einsum("ui,vj->uvij", basis, basis).reshape(BLOCK * BLOCK, 1, BLOCK, BLOCK)
-    return torch.from_numpy(kernel.astype(np.float32))
+def _cosine_transform(size: int) -> FloatArray:
+    """The orthonormal cosine transform of a size x size block, (size², size²), acting on rows."""
+    frequency, place = np.mgrid[:size, :size]
+    basis = np.cos(np.pi * (place + 0.5) * frequency / size) * np.where(frequency, math.sqrt(2), 1) / math.sqrt(size)
+    kernel: FloatArray = np.einsum("ui,vj->ijuv", basis, basis).reshape(size * size, size * size)
+    return kernel
 
 
-def _band_means() -> Tensor:
-    """A 1x1 convolution from the 64 coefficients' magnitudes to the mean's and the bands', (6, 64, 1, 1)."""
-    order = np.add.outer(np.arange(BLOCK), np.arange(BLOCK)).reshape(-1)
-    limits = (-1, 0, *BAND_LIMITS)
-    members = np.stack([(low < order) & (order <= high) for low, high in zip(limits, limits[1:], strict=False)])
-    means = members / members.sum(axis=1, keepdims=True)
-    return torch.from_numpy(means.astype(np.float32))[:, :, None, None]
+def _means(members: npt.NDArray[np.bool_]) -> FloatArray:
+    """Columns that average over the rows that belong to them."""
+    means: FloatArray = members / members.sum(axis=0, keepdims=True)
+    return means
+
+
+def _luma_bands() -> FloatArray:
+    """From 64 magnitudes to those of the mean and of the bands, (64, 6)."""
+    order = np.add.outer(np.arange(BLOCK), np.arange(BLOCK)).reshape(-1, 1)
+    limits = np.array((-1, 0, *BAND_LIMITS))
+    return _means((limits[:-1] < order) & (order <= limits[1:]))
+
+
+def _quarters() -> FloatArray:
+    """From 64 samples to the means of the four quarters of the block, (64, 4)."""
+    row, column = np.divmod(np.arange(BLOCK * BLOCK), BLOCK)
+    quarter = 2 * (row // (BLOCK // 2)) + column // (BLOCK // 2)
+    return _means(quarter[:, None] == np.arange(4))
 
 
 class ActivityMaps:
-    """Turns pictures into the network's input. Has no parameters that are learnt."""
+    """Turns pictures into the network's input. Has no parameters that are learnt.
+
+    Everything is a product of blocks (rows) and a small constant matrix: it has to run in a hundredth of the time that
+    coding the frame takes.
+    """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
-        self._transform = _cosine_transform().to(self.device)
-        self._bands = _band_means().to(self.device)
+
+        def constant(matrix: FloatArray) -> Tensor:
+            return torch.from_numpy(matrix.astype(np.float32)).to(self.device)
+
+        texture = np.tile(np.arange(CHROMA_BLOCK**2) > 0, 2)[:, None]
+        self._luma_transform = constant(_cosine_transform(BLOCK))
+        self._luma_bands = constant(_luma_bands() / FLOOR)
+        self._quarters = constant(_quarters() / FLOOR)
+        self._chroma_transform = constant(_cosine_transform(CHROMA_BLOCK))
+        self._chroma_texture = constant(_means(texture) / FLOOR)
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, reference: Frame | None) -> Tensor:
-        """Maps of shape (15, ceil(height / 16) * 2, ceil(width / 16) * 2), each from 0 to about 10.
+        """Maps of shape (ceil(height / 16) * 2, ceil(width / 16) * 2, 15), each from 0 to about 10.
 
         ``reference`` is the last decoded picture; None, for an intra frame, reads as no difference at all. Raises
         :class:`RqlvcError` when the two pictures differ in size.
@@ -103,52 +130,58 @@ class ActivityMaps:
                 f"the reference is {reference.width}x{reference.height} and the frame {frame.width}x{frame.height}: "
                 "start with an intra frame where the picture size changes."
             )
-        luma, chroma = self._samples(frame)
-        height, width = luma.shape[-2] // BLOCK, luma.shape[-1] // BLOCK
-        mean = F.avg_pool2d(luma, BLOCK)
-        chroma_change = chroma - F.interpolate(F.avg_pool2d(chroma, BLOCK // 2), scale_factor=BLOCK // 2)
-        texture = self._log(F.avg_pool2d(chroma_change.abs(), BLOCK // 2).mean(0, keepdim=True))
+        height, width = (-(-side // PADDING) * PADDING // BLOCK for side in (frame.height, frame.width))
+        blocks = height * width
+        luma, chroma = self._samples([frame] if reference is None else [frame, reference], height, width)
+        bands = (luma.flatten(0, 1) @ self._luma_transform).abs_() @ self._luma_bands
+        mean = bands[:blocks, :1] * (FLOOR / (BLOCK * LUMA_UNIT))
+        colours = (chroma.view(-1, CHROMA_BLOCK**2) @ self._chroma_transform).abs_()
+        colour = colours.view(-1, 2 * CHROMA_BLOCK**2) @ self._chroma_texture
         if reference is None:
-            own = self._log(self._activity(luma)[:, 1:])
-            nothing = luma.new_zeros(1, BANDS + 3, height, width)
-            return torch.cat([mean / LUMA_UNIT, own, texture, nothing], dim=1)[0]
-        old_luma, old_chroma = self._samples(reference)
-        activity = self._log(self._activity(torch.cat([luma, luma - old_luma])))
-        moved = self._log(_coarse_search(luma, old_luma))
-        repaint = self._log(F.avg_pool2d((chroma - old_chroma).abs(), BLOCK // 2).mean(0, keepdim=True))
-        return torch.cat([mean / LUMA_UNIT, activity[:1, 1:], texture, activity[1:], repaint, moved], dim=1)[0]
+            maps = [bands[:, 1:], colour, mean.new_zeros(blocks, BANDS + 3)]
+        else:
+            quarters = luma @ self._quarters
+            moved = _coarse_search(*quarters.view(2, height, width, 2, 2).transpose(2, 3).reshape(2, 2 * height, -1))
+            maps = [bands[:blocks, 1:], colour[:blocks], bands[blocks:], colour[blocks:], moved.view(-1, 1)]
+        return torch.cat([mean, torch.cat(maps, dim=1).log1p_()], dim=1).view(height, width, MAPS)
 
-    def _activity(self, luma: Tensor) -> Tensor:
-        """Mean magnitudes of the block mean and of each band, (N, 6, H / 8, W / 8)."""
-        return F.conv2d(F.conv2d(luma, self._transform, stride=BLOCK).abs_(), self._bands)
+    def _samples(self, frames: Sequence[Frame], height: int, width: int) -> tuple[Tensor, Tensor]:
+        """8-bit samples as floats, by block: luma (n, height * width, 64) and chroma (n, height * width, 2, 16).
 
-    @staticmethod
-    def _log(magnitude: Tensor) -> Tensor:
-        return torch.log1p(magnitude / FLOOR)
+        The second of two frames is subtracted from the first: what is given is the first, and the difference.
+        """
 
-    def _samples(self, frame: Frame) -> tuple[Tensor, Tensor]:
-        """8-bit samples as floats: luma (1, 1, H, W) and chroma (2, 1, H / 2, W / 2), padded."""
-        rows, columns = -(-frame.height // PADDING) * PADDING, -(-frame.width // PADDING) * PADDING
+        def blocks(plane: Plane, size: int) -> Tensor:
+            missing = (height * size - plane.shape[0], width * size - plane.shape[1])
+            if missing != (0, 0):
+                plane = np.pad(plane, ((0, missing[0]), (0, missing[1])), mode="edge")
+            rows = plane.reshape(height, size, width, size).transpose(0, 2, 1, 3).reshape(height * width, size * size)
+            return torch.from_numpy(rows)
 
-        def padded(plane: Plane, height: int, width: int) -> Tensor:
-            if plane.shape != (height, width):
-                plane = np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
-            return torch.from_numpy(np.ascontiguousarray(plane)).to(self.device).float()[None, None]
+        luma = torch.empty(len(frames), height * width, BLOCK**2, device=self.device)
+        chroma = torch.empty(len(frames), height * width, 2, CHROMA_BLOCK**2, device=self.device)
+        for index, frame in enumerate(frames):
+            luma[index].copy_(blocks(frame.y, BLOCK))
+            chroma[index, :, 0].copy_(blocks(frame.u, CHROMA_BLOCK))
+            chroma[index, :, 1].copy_(blocks(frame.v, CHROMA_BLOCK))
+        if len(frames) == 2:
+            torch.sub(luma[0], luma[1], out=luma[1])
+            torch.sub(chroma[0], chroma[1], out=chroma[1])
+        return luma, chroma
 
-        chroma = [padded(plane, rows // 2, columns // 2) for plane in (frame.u, frame.v)]
-        return padded(frame.y, rows, columns), torch.cat(chroma)
 
+def _coarse_search(small: Tensor, difference: Tensor) -> Tensor:
+    """The smallest mean difference of each block to the reference moved by up to 8 samples, (H / 8, W / 8).
 
-def _coarse_search(luma: Tensor, reference: Tensor) -> Tensor:
-    """The smallest mean difference of each 16x16 block to the reference moved by up to 8 samples, (1, 1, H / 8, W / 8).
-
-    At 1/4 resolution, so it tells camera and object motion from change, not how well the codec will follow it.
+    ``small`` is luma at 1/4 resolution and ``difference`` what it has more than the reference, so this tells motion
+    from change, but not how well the codec will follow the motion.
     """
-    small, old = F.avg_pool2d(luma, 4), F.avg_pool2d(reference, 4)
-    height, width = small.shape[-2:]
-    around = F.pad(old, (SEARCH,) * 4, mode="replicate")[0, 0]
-    windows = around.unfold(0, height, 1).unfold(1, width, 1).flatten(0, 1)
-    return F.avg_pool2d((windows - small[0]).abs_(), 4, 2, 1, count_include_pad=False).amin(0)[None, None]
+    height, width = small.shape
+    around = F.pad((small - difference)[None, None], (SEARCH,) * 4, mode="replicate")[0, 0]
+    moved = around.unfold(0, height, 1).unfold(1, width, 1)
+    error = (moved - small).abs_()
+    rows = error[:, :, 0::2] + error[:, :, 1::2]
+    return (rows[..., 0::2] + rows[..., 1::2]).flatten(0, 1).amin(0) / 4
 
 
 def context_scalars(intra: bool, last: FrameResult | None) -> tuple[float, ...]:
@@ -161,23 +194,24 @@ def context_scalars(intra: bool, last: FrameResult | None) -> tuple[float, ...]:
 
 
 class _Separable(nn.Module):
-    """Depthwise 3x3, pointwise, beside an identity."""
+    """Depthwise 3x3 and pointwise convolution beside an identity. Tensors are (N, h, w, channels)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(width, width, 3, padding=1, padding_mode="zeros", groups=width)
-        self.mix = nn.Conv2d(width, width, 1)
+        self.spatial = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.mix = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.mix(F.silu(self.spatial(x)))
+        y: Tensor = x + self.mix(F.relu(self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
         return y
 
 
 class RQNet(nn.Module):
-    """Activity maps (N, 15, h, w) and context scalars (N, 6) to ln(bits per pixel) at the four levels, (N, 4).
+    """Activity maps (N, h, w, 15) and context scalars (N, 6) to ln(bits per pixel) at the four levels, (N, 4).
 
-    A U-Net of two scales, 1/8 and 1/16, of depthwise-separable convolutions. Its output is one rate per block and
-    level, averaged over the blocks; the averages are then moved by what the last frame cost.
+    A U-Net of two scales: pointwise at 1/8, a depthwise-separable convolution at 1/16. Its output is one rate per block
+    and level, averaged over the blocks; the averages are then moved by what the last frame cost. Channels come last,
+    where pointwise convolutions are plain matrix products.
     """
 
     map_mean: Tensor
@@ -187,30 +221,24 @@ class RQNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        levels = len(QUALITY_LEVELS)
         self.register_buffer("map_mean", torch.zeros(MAPS))
         self.register_buffer("map_scale", torch.ones(MAPS))
         self.register_buffer("scalar_mean", torch.tensor([0.0, 0.0, 0.0, -3.0, QUALITY_MAX / 2, -7.0]))
         self.register_buffer("scalar_scale", torch.tensor([1.0, 1.0, 1.0, 2.0, QUALITY_MAX / 4, 2.0]))
-        self.stem = nn.Conv2d(MAPS, _WIDTH, 1)
+        self.stem = nn.Linear(MAPS, _WIDTH)
         self.context = nn.Linear(SCALARS, _WIDTH)
-        self.fine = _Separable(_WIDTH)
-        self.down = nn.Conv2d(_WIDTH, _COARSE_WIDTH, 2, stride=2)
-        self.coarse = nn.Sequential(_Separable(_COARSE_WIDTH), _Separable(_COARSE_WIDTH))
-        self.up = nn.Conv2d(_COARSE_WIDTH, _WIDTH, 1)
-        self.out = nn.Conv2d(_WIDTH, len(QUALITY_LEVELS), 1)
-        self.correct = nn.Sequential(
-            nn.Linear(_WIDTH + _COARSE_WIDTH + SCALARS, _COARSE_WIDTH),
-            nn.SiLU(),
-            nn.Linear(_COARSE_WIDTH, len(QUALITY_LEVELS)),
-        )
+        self.down = nn.Linear(4 * _WIDTH, _COARSE_WIDTH)
+        self.coarse = _Separable(_COARSE_WIDTH)
+        self.up = nn.Linear(_COARSE_WIDTH, 4 * _WIDTH)
+        self.out = nn.Linear(_WIDTH, levels)
+        self.look = nn.Linear(_WIDTH + _COARSE_WIDTH + SCALARS, _COARSE_WIDTH)
+        self.correct = nn.Linear(_COARSE_WIDTH, levels)
         self.log_overhead = nn.Parameter(torch.tensor(math.log(_FIRST_OVERHEAD)))
         with torch.no_grad():
-            for layer in (self.out, self.correct[-1]):
-                assert isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
-                layer.weight.mul_(0.1)
-                layer.bias.zero_()
-            # A plausible curve to start from: 0.01 to 1 bit per pixel.
-            self.out.bias.copy_(torch.tensor([-4.0, -2.7, -1.5, -0.3]))  # type: ignore[union-attr]
+            self.out.bias.copy_(torch.tensor(_FIRST_LOG_RATES))
+            nn.init.zeros_(self.correct.weight)
+            nn.init.zeros_(self.correct.bias)
 
     @torch.no_grad()
     def normalise(self, mean: Tensor, deviation: Tensor) -> None:
@@ -219,19 +247,19 @@ class RQNet(nn.Module):
         self.map_scale.copy_(deviation.clamp(min=0.1))
 
     def forward(self, maps: Tensor, scalars: Tensor) -> Tensor:
-        known = scalars[:, 1:2]
+        n, height, width, _ = maps.shape
         centred = (scalars - self.scalar_mean) / self.scalar_scale
-        scalars = torch.cat([scalars[:, :3], centred[:, 3:] * known], dim=1)
-        x = (maps - self.map_mean[:, None, None]) / self.map_scale[:, None, None]
-        fine = self.fine(F.silu(self.stem(x) + self.context(scalars)[:, :, None, None]))
-        coarse = self.coarse(F.silu(self.down(fine)))
-        both = F.silu(fine + F.interpolate(self.up(coarse), scale_factor=2))
-        blocks = self.out(both).flatten(2)
-        overview = torch.cat([fine.mean((2, 3)), coarse.mean((2, 3)), scalars], dim=1)
-        rates = torch.logsumexp(blocks, dim=2) - math.log(blocks.shape[2]) + self.correct(overview)
-        pixels = maps.shape[-2] * maps.shape[-1] * BLOCK * BLOCK
+        scalars = torch.cat([scalars[:, :3], centred[:, 3:] * scalars[:, 1:2]], dim=1)
+        x = (maps - self.map_mean) / self.map_scale
+        fine = F.relu(self.stem(x) + self.context(scalars)[:, None, None])
+        quads = fine.view(n, height // 2, 2, width // 2, 2, _WIDTH).transpose(2, 3)
+        coarse: Tensor = self.coarse(F.relu(self.down(quads.reshape(n, height // 2, width // 2, 4 * _WIDTH))))
+        both = F.relu(quads + self.up(coarse).view(quads.shape))
+        blocks = self.out(both).flatten(1, 4)
+        overview = torch.cat([fine.mean((1, 2)), coarse.mean((1, 2)), scalars], dim=1)
+        rates = blocks.clamp(*_BLOCK_LOG_RATE_RANGE).exp().mean(1).log() + self.correct(F.relu(self.look(overview)))
         rates = _rising(rates.clamp(*_LOG_RATE_RANGE))
-        return torch.logaddexp(rates, self.log_overhead - math.log(pixels))
+        return torch.logaddexp(rates, self.log_overhead - math.log(height * width * BLOCK * BLOCK))
 
 
 def _rising(rates: Tensor) -> Tensor:
@@ -299,13 +327,3 @@ def load_rqnet(path: Path = DEFAULT_WEIGHTS, device: str = "cpu") -> RQNetPredic
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's RQNet: train it anew.") from error
     return RQNetPredictor(network, metadata.get("codec", ""), metadata.get("identity", ""), device)
-
-
-def to_bytes(maps: Tensor) -> npt.NDArray[np.uint8]:
-    """Maps for storage: 1/16 steps (6 % of a magnitude)."""
-    return (maps * 16 + 0.5).clamp(0, 255).byte().cpu().numpy()
-
-
-def from_bytes(stored: npt.NDArray[np.uint8]) -> Tensor:
-    """Inverse of :func:`to_bytes`."""
-    return torch.from_numpy(stored).float() / 16

@@ -26,9 +26,15 @@ from rqlvc.training.data import Clip, batches
 
 HIERARCHY = (0.5, 1.2, 0.5, 0.9)
 """Distortion weights along a miniGOP (HyTIP's 0.5 / 1.2 / 0.9 by frame type); a weight w is coded as lambda * w."""
+INTRA_WEIGHT = 2.0
+"""Distortion weight of intra frames, on which the rest of the group leans (x264's ipratio of 1.4 is 1.4^2)."""
+CHROMA_WEIGHT = 3.0
+"""A chroma sample's squared error against a luma sample's. PSNR-YUV (6:1:1) averages decibels, and chroma's error is
+several times the smaller: x264 likewise codes chroma up to 9 QP finer at low rates."""
 RATE_BALANCE = 0.4
 """Samples are weighted by lambda^-0.4, about the inverse of their rate: BD-rate counts relative bits at all rates."""
 EMA_DECAY = 0.998
+TABLE_RATE = 3.0  # of the gains, which are logarithms and have far to go
 FROZEN_HYPER_STEPS = 500
 """The hyper-analysis stands still at the start of a stage that adds a prior: a prior that has not yet learnt to listen
 only hears noise in the hyper-latents, and its gradient would silence them for good."""
@@ -82,10 +88,10 @@ def sample_qualities(batch: int, length: int, rng: np.random.Generator) -> list[
 
 
 def distortion(decoded: Planes, frame: Planes) -> Tensor:
-    """Mean squared error over all 4:2:0 samples of each picture, (N,)."""
+    """Mean squared error of each picture with chroma weighted, (N,); luma counts as in the plain mean over samples."""
     luma = (decoded.luma - frame.luma).square().mean(dim=(1, 2, 3))
     chroma = (decoded.chroma - frame.chroma).square().mean(dim=(1, 2, 3))
-    return (2 * luma + chroma) / 3
+    return (2 * luma + CHROMA_WEIGHT * chroma) / 3
 
 
 def code_chain(
@@ -111,17 +117,23 @@ def code_chain(
 def loss_of(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], qualities: list[Tensor]) -> Tensor:
     """Mean of R + lambda D over frames and samples, rates balanced."""
     balance = (lagrangian(qualities[0]) / LAMBDA_MAX) ** -RATE_BALANCE
+    weights = [INTRA_WEIGHT] + [1.0] * (len(results) - 1)
     losses = [
-        balance * (rate + lagrangian(quality) * error)
-        for (rate, error, _), quality in zip(results, qualities, strict=True)
+        balance * (rate + weight * lagrangian(quality) * error)
+        for (rate, error, _), quality, weight in zip(results, qualities, weights, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
 def _optimiser(model: VideoModel) -> torch.optim.Optimizer:
-    groups: dict[str, list[nn.Parameter]] = {"rest": [], "linear": [], "hyper": []}
+    groups: dict[str, list[nn.Parameter]] = {"rest": [], "linear": [], "table": [], "hyper": []}
     for name, parameter in model.named_parameters():
-        kind = "linear" if name.endswith("_transform") else "hyper" if "hyper_analysis" in name else "rest"
+        if "hyper_analysis" in name:
+            kind = "hyper"
+        elif name.endswith("_transform"):
+            kind = "linear"
+        else:
+            kind = "table" if "gain.table" in name else "rest"
         groups[kind].append(parameter)
     return torch.optim.Adam([{"params": group, "kind": kind} for kind, group in groups.items()], betas=(0.9, 0.98))
 
@@ -179,6 +191,8 @@ def start_run(
     if resume and not checkpoint.exists():
         raise RqlvcError(f"{out} holds no checkpoint to resume: start without --resume.")
     out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        (out / LOG).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
     torch.manual_seed(seed)
     saved = _load(checkpoint, device) if resume else None if start_from is None else _load(start_from, device)
     if saved is not None and (resume or config is None):
@@ -187,7 +201,7 @@ def start_run(
     run = Run(model, copy.deepcopy(model), _optimiser(model), schedule)
     if saved is None:
         return run
-    model.load_state_dict(saved["model"], strict=resume)
+    model.load_state_dict(saved["model" if resume else "average"], strict=resume)
     run.average.load_state_dict(saved["average"], strict=resume)
     if not resume:
         run.history = (*saved["history"], saved["description"])
@@ -226,7 +240,7 @@ def train(
             rng = np.random.default_rng(start)
         frozen = stage.new_prior and within < FROZEN_HYPER_STEPS
         for group in optimiser.param_groups:
-            scale = {"rest": 1.0, "linear": LINEAR_RATE, "hyper": float(not frozen)}[group["kind"]]
+            scale = {"rest": 1.0, "linear": LINEAR_RATE, "table": TABLE_RATE, "hyper": float(not frozen)}[group["kind"]]
             group["lr"] = rate * scale * min(1.0, (run.step + 1) / WARM_UP_STEPS)
 
         began = time.perf_counter()
@@ -259,7 +273,7 @@ def _follow(average: VideoModel, model: VideoModel, decay: float) -> None:
         slow.lerp_(fast, 1 - decay)
 
 
-PARTS = ("motion", "hyper", "texture")
+PARTS = ("motion", "motion hyper", "texture", "texture hyper")
 
 
 def _summary(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> dict[str, float]:
@@ -274,7 +288,9 @@ def _summary(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> dict[st
             row[f"{kind}_bpp_{name}"] = math.nan if missing else rate[where].mean().item()
             row[f"{kind}_psnr_{name}"] = math.nan if missing else psnr
         for part in PARTS:
-            row[f"{kind}_{part}"] = math.nan if missing or part not in parts else parts[part].mean().item()
+            row[f"{kind}_{part.replace(' ', '_')}"] = (
+                math.nan if missing or part not in parts else parts[part].mean().item()
+            )
     return row
 
 
@@ -315,6 +331,6 @@ def _save(path: Path, run: Run) -> None:
 def _load(path: Path, device: str) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RqlvcError(f"The checkpoint {path} cannot be read ({error}): start from another.") from error
     return saved

@@ -86,6 +86,8 @@ def _crop(clip: Clip, start: int, length: int, size: int, rng: np.random.Generat
 def real_motion(clips: list[Clip], length: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A crop of a real clip; now and then backwards or at double speed."""
     long_enough = [clip for clip in clips if len(clip.luma) >= length]
+    if not long_enough:
+        raise RqlvcError(f"None of the clips has {length} frames, which this stage needs: add longer ones.")
     clip = long_enough[rng.integers(len(long_enough))]
     stride = 2 if len(clip.luma) >= 2 * length and rng.random() < 0.15 else 1
     clip = Clip(clip.luma[::stride], clip.chroma[::stride])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rqlvc.codec.entropy import BINS, SYMBOL_LIMIT, Estimator, build_tables
 from rqlvc.codec.model import VideoModel
-from rqlvc.codec.planes import Planes
+from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
 from rqlvc.training.codec import sample_qualities
 from rqlvc.training.data import Clip, batches
@@ -42,7 +42,9 @@ def export(
     model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 60, device: str = "cpu"
 ) -> str:
     """Write ``model`` as a weights file with tables measured on training material; returns its identity."""
-    length, size = 6, 192
+    # As long and large as the material allows; what a stage could train on can also be measured.
+    length = min(6, max(len(clip.luma) for clip in videos))
+    size = min(192, *(min(clip.luma.shape[-2:]) // BLOCK * BLOCK for clip in [*videos, *photos]))
     groups = batches(videos, photos, 4, length, size, photo_share=0.2, seed=1)
     histogram = measure_symbols(model, groups, rounds, device)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 from rqlvc.codec.exactness import accumulator_bounds
 from rqlvc.codec.model import VideoModel
 from rqlvc.codec.quality import LAMBDA_MAX, LAMBDA_MIN
+from rqlvc.training.codec import PARTS
 from rqlvc.training.data import Clip
 
 SMOOTHING = 100  # steps that a point of the curves averages over
@@ -43,7 +44,7 @@ def plot_curves(log: Path, out: Path) -> None:
         "loss": [("loss", "loss")],
         "bits per pixel": [(f"{kind}_bpp_{half}", f"{name}, {half} q") for kind, name in _KINDS for half in _HALVES],
         "PSNR, dB": [(f"{kind}_psnr_{half}", f"{name}, {half} q") for kind, name in _KINDS for half in _HALVES],
-        "bits per pixel of an inter frame": [(f"p_{part}", part) for part in ("motion", "hyper", "texture")],
+        "bits per pixel of an inter frame": [(f"p_{part.replace(' ', '_')}", part) for part in PARTS],
     }
     figure, axes = plt.subplots(len(panels), 1, figsize=(9, 12), sharex=True)
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):

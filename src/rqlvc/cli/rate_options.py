@@ -1,0 +1,170 @@
+"""The options of ``rqlvc encode`` that say what a video may cost, and the checks that need no video."""
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rqlvc.control import RateTarget
+
+_AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)([kKMG]?)", re.ASCII)
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_LARGEST = 1e15
+"""Bits per second, or bytes, that are surely a slip of the keyboard."""
+
+
+def parse_quality(text: str) -> float:
+    try:
+        quality = float(text)
+    except ValueError:
+        quality = math.nan
+    if not 0 <= quality <= 63:
+        raise typer.BadParameter(f"'{text}' is no quality level: it goes from 0 (coarsest) to 63, and 63 is best.")
+    return quality
+
+
+def parse_bitrate(text: str) -> float:
+    """``800k``, ``1.5M`` or ``800000`` in bits per second."""
+    bitrate = _amount(text)
+    if bitrate is None:
+        raise typer.BadParameter(
+            f"'{text}' is no bitrate: give bits per second above 0, such as 800k, 1.5M or 800000 (k = 1000)."
+        )
+    return bitrate
+
+
+def parse_bytes(text: str) -> int:
+    """``5M``, ``700k`` or ``123456`` in bytes."""
+    size = _amount(text)
+    if size is None or size < 1:
+        raise typer.BadParameter(f"'{text}' is no size: give bytes from 1 on, such as 5M, 700k or 123456 (k = 1000).")
+    return round(size)
+
+
+def _amount(text: str) -> float | None:
+    match = _AMOUNT.fullmatch(text)
+    value = float(match[1]) * _DECIMAL[match[2]] if match else 0.0
+    return value if 0 < value <= _LARGEST else None
+
+
+class Weights(tuple[float, ...]):
+    """Relative bits of the inter frames of a miniGOP. (Typer would read a plain tuple as several arguments.)"""
+
+
+def parse_weights(text: str) -> Weights:
+    """``2,3,2,6``."""
+    try:
+        weights = Weights(float(part) for part in text.split(","))
+    except ValueError:
+        weights = Weights()
+    if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise typer.BadParameter(f"'{text}' are no weights: give one number above 0 per inter frame, such as 2,3,2,6.")
+    return weights
+
+
+Quality = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_quality,
+        metavar="Q",
+        help="Code all frames at this quality level, from 0 to 63; 63 is best. Fractions count.",
+    ),
+]
+Bitrate = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_bitrate,
+        metavar="RATE",
+        help="Land on this many bits per second, such as 800k or 1.5M, counted over the video packets.",
+    ),
+]
+TargetSize = Annotated[
+    int | None,
+    typer.Option(
+        parser=parse_bytes,
+        metavar="SIZE",
+        help="Land on this many bytes of video packets, such as 5M (5,000,000). What Matroska adds (some ten bytes a "
+        "frame) and copied audio come on top.",
+    ),
+]
+ControllerName = Annotated[
+    str | None,
+    typer.Option(
+        "--controller",
+        metavar="NAME",
+        help="Who chooses the quality of each frame: a name that 'rqlvc controllers' lists.  "
+        "[default: adaptive with --bitrate or --target-size]",
+    ),
+]
+MinQuality = Annotated[
+    float | None, typer.Option(parser=parse_quality, metavar="Q", help="Never go below this level.  [default: 0]")
+]
+MaxQuality = Annotated[
+    float | None, typer.Option(parser=parse_quality, metavar="Q", help="Never go above this level.  [default: 63]")
+]
+GopWeights = Annotated[
+    Weights | None,
+    typer.Option(
+        parser=parse_weights, metavar="W,W,...", help="Relative bits of the inter frames of a miniGOP, such as 2,3,2,6."
+    ),
+]
+RQNetWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--rqnet",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="RQNet's weights, where not those that come with the codec.",
+    ),
+]
+
+
+def check_one_target(quality: float | None, bitrate: float | None, size: int | None) -> None:
+    """Exactly one of the three says what the video may cost."""
+    given = [
+        name
+        for name, value in (("--quality", quality), ("--bitrate", bitrate), ("--target-size", size))
+        if value is not None
+    ]
+    if not given:
+        raise typer.BadParameter("say what the video may cost: one of --quality, --bitrate and --target-size.")
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} contradict each other: give one of them.")
+
+
+def check_quality_alone(controller: str | None, rate_options: dict[str, object]) -> None:
+    """With ``--quality`` there is nothing to control: ``rate_options`` (by name) must not be set."""
+    if controller not in (None, "constant"):
+        raise typer.BadParameter(f"the controller '{controller}' needs --bitrate or --target-size, not --quality.")
+    surplus = [name for name, value in rate_options.items() if value is not None]
+    if surplus:
+        raise typer.BadParameter(f"{surplus[0]} goes with --bitrate or --target-size: leave it out with --quality.")
+
+
+def rate_target(
+    bitrate: float | None,
+    size: int | None,
+    controller: str | None,
+    min_quality: float | None,
+    max_quality: float | None,
+    gop_weights: Weights | None,
+    rqnet: Path | None,
+) -> "RateTarget":
+    """The options as a value. What they cannot mean together is wrong usage."""
+    from rqlvc.control import RateTarget
+    from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER
+
+    if controller is not None and controller not in CONTROLLERS:
+        raise typer.BadParameter(f"there is no controller '{controller}': choose one of {', '.join(CONTROLLERS)}.")
+    if controller == "constant":
+        raise typer.BadParameter("the controller 'constant' needs --quality, not --bitrate or --target-size.")
+    lowest, highest = min_quality or 0.0, 63.0 if max_quality is None else max_quality
+    if lowest > highest:
+        raise typer.BadParameter(
+            f"--min-quality {lowest:g} is above --max-quality {highest:g}: the first must be the lower one."
+        )
+    return RateTarget(bitrate, size, controller or DEFAULT_CONTROLLER, lowest, highest, gop_weights, rqnet)

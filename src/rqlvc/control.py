@@ -1,0 +1,152 @@
+"""What a stream may cost, and who sees to it: from a :class:`RateTarget` to a controller and its predicted points.
+
+Sessions meet a predictor here: RQNet, loaded only when the controller wants it, or real encodes of the frame.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from rqlvc.codec.protocol import Codec, State, carried_quality
+from rqlvc.codec.registry import DEFAULT_CODEC
+from rqlvc.errors import RqlvcError
+from rqlvc.media.frame import Frame
+from rqlvc.media.properties import VideoProperties
+from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameResult, QualityRange, RatePoint
+from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry, make_controller
+
+CURVE_QUALITIES = (10.0, 27.0, 43.0, 60.0)
+"""Where a frame's rate-quality curve is sampled (RQ-LVC, Table 4)."""
+
+
+class Predictor(Protocol):
+    """Tells a frame's rate-quality curve before the frame is coded."""
+
+    def predict(self, frame: Frame, reference: Frame | None, last: FrameResult | None) -> Sequence[RatePoint]:
+        """Points of the curve of ``frame``. ``reference`` is the last decoded picture, None before an intra frame;
+        ``last`` is what the frame before cost, None before the first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RealEncodes:
+    """Instead of a prediction: the frame is really coded at these levels first (the four-pass bound of RQ-LVC)."""
+
+    qualities: tuple[float, ...] = CURVE_QUALITIES
+
+    def points(self, codec: Codec, frame: Frame, state: State | None) -> tuple[RatePoint, ...]:
+        """What ``frame`` costs from ``state``; nothing changes by it, for codecs are pure functions."""
+        return tuple(
+            RatePoint(carried_quality(quality), 8.0 * len(codec.encode(frame, quality, state).payload))
+            for quality in self.qualities
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RateTarget:
+    """What a whole stream may cost: ``bitrate`` in bits per second, or ``size`` in bytes of its video packets.
+
+    ``min_quality`` and ``max_quality`` (in [0, 63], 63 is best) are taken to the 1/64 steps that packets carry.
+    ``gop_weights`` are the relative bits of the inter frames of a miniGOP, None for the usual ones. ``rqnet`` is a
+    weights file to use instead of the shipped one. Raises :class:`RqlvcError` for values that make no sense.
+    """
+
+    bitrate: float | None = None
+    size: int | None = None
+    controller: str = DEFAULT_CONTROLLER
+    min_quality: float = QUALITY_MIN
+    max_quality: float = QUALITY_MAX
+    gop_weights: tuple[float, ...] | None = None
+    rqnet: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.bitrate is None) == (self.size is None):
+            raise RqlvcError("a rate target is either a bitrate or a size: give one of the two.")
+        if self.size is not None and self.size < 1:
+            raise RqlvcError(f"the target size must be at least 1 byte, not {self.size}.")
+        QualityRange(self.min_quality, self.max_quality)
+
+    def bits_per_second(self, frame_rate: float, frame_count: int | None) -> float:
+        """The bitrate to hit. Raises :class:`RqlvcError` for a size when ``frame_count`` is not known."""
+        if self.bitrate is not None:
+            return self.bitrate
+        if frame_count is None:
+            raise RqlvcError(
+                "a target size needs the number of frames, which this input does not tell: "
+                "give it with --frames, or give --bitrate."
+            )
+        return 8 * (self.size or 0) * frame_rate / frame_count
+
+
+class Control(NamedTuple):
+    """All that the encoding session needs to hit ``bitrate``."""
+
+    controller: Controller
+    predictor: Predictor | RealEncodes | None
+    bitrate: float
+    """Bits per second."""
+    quality: QualityRange
+
+
+def open_control(
+    target: RateTarget,
+    codec: Codec,
+    properties: VideoProperties,
+    frame_count: int | None,
+    on_warning: Callable[[str], None],
+) -> Control:
+    """The controller that ``target`` names, for one stream of ``codec``, with the points that it works on.
+
+    Raises :class:`RqlvcError` when there is no such controller, when it needs RQNet and that is not there, and when a
+    size is asked for without knowing the number of frames.
+    """
+    frame_rate = float(properties.frame_rate)
+    bitrate = target.bits_per_second(frame_rate, frame_count)
+    quality = QualityRange(carried_quality(target.min_quality), carried_quality(target.max_quality))
+    controller = make_controller(
+        target.controller,
+        bitrate=bitrate,
+        framerate=frame_rate,
+        pixels=properties.width * properties.height,
+        total_frames=frame_count,
+        min_quality=quality.minimum,
+        max_quality=quality.maximum,
+        weights=target.gop_weights,
+    )
+    predictor = _predictor(CONTROLLERS[target.controller], codec, target.rqnet, on_warning)
+    return Control(controller, predictor, bitrate, quality)
+
+
+def _predictor(
+    entry: ControllerEntry, codec: Codec, weights: Path | None, on_warning: Callable[[str], None]
+) -> Predictor | RealEncodes | None:
+    if weights is not None and entry.points not in ("optional", "predicted"):
+        raise RqlvcError(f"the controller '{entry.name}' does not use RQNet: leave out the weights {weights}.")
+    if entry.points == "none":
+        return None
+    if entry.points == "encoded":
+        return RealEncodes()
+    if weights is None and codec.name != DEFAULT_CODEC:
+        if entry.points == "optional":
+            return None
+        raise RqlvcError(
+            f"the controller '{entry.name}' needs RQNet, and none is shipped for the codec '{codec.name}': train one "
+            "and give its weights with --rqnet, or choose adaptive or no-rqnet."
+        )
+    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
+
+    if weights is None and not DEFAULT_WEIGHTS.exists():
+        if entry.points == "predicted":
+            raise RqlvcError(
+                f"the controller '{entry.name}' needs RQNet, whose weights {DEFAULT_WEIGHTS} are not there: "
+                "get them, or choose adaptive or no-rqnet."
+            )
+        on_warning(f"RQNet's weights {DEFAULT_WEIGHTS} are not there: {entry.name} does without predictions.")
+        return None
+    # Where the codec's networks run; a codec of other make may have no such attribute.
+    rqnet = load_rqnet(weights or DEFAULT_WEIGHTS, device=str(getattr(codec, "device", "cpu")))
+    mismatch = rqnet.mismatch(codec.name, codec.identity)
+    if mismatch is not None:
+        on_warning(mismatch)
+    return rqnet

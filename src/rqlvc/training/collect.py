@@ -1,0 +1,333 @@
+"""Collects what RQNet learns from: real encodes of real frames at its four quality levels, in varied contexts.
+
+The unit of work is a *chain*: up to a dozen consecutive frames, coded along a random walk of the quality. Each frame is
+coded five times from the same state (a codec's state is a value): at the four levels, which are the targets, and at
+the walk's level, which the chain goes on from. So references come at all qualities and several frames into a group of
+pictures. Some chains hold a cut, some an intra frame in the middle, some skip or repeat frames.
+
+A chain depends on nothing but the seed, its number, the clips and the codec. Results are written in shards of a few
+chains, whole or not at all, so that a killed collection goes on where it was and gives the same samples.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rqlvc.codec.protocol import QUALITY_MAX, Codec, State, carried_quality
+from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.metrics import mse_y
+from rqlvc.media.frame import Frame, Plane
+from rqlvc.media.reader import open_reader
+from rqlvc.rate.protocol import FrameInfo, FrameResult
+from rqlvc.rate.rqnet import MAPS, QUALITY_LEVELS, ActivityMaps, context_scalars, padded_pixels
+from rqlvc.training.data import VIDEO_SUFFIXES
+
+FORMAT = "rqlvc-rates-1"
+MANIFEST = "manifest.json"
+CHAINS_PER_SHARD = 8
+MAP_STEPS = 10
+"""Maps are stored in steps of a tenth: 10 % of a magnitude."""
+
+CROP = 224
+SMALLEST = 64
+"""Luma samples on each side, below which a clip is left out."""
+HALVED_SHARE = 0.3
+"""Chains from pictures at half size: their texture is finer."""
+CHAIN_LENGTHS = (2, 12)
+CUT_SHARE = 0.3
+INTRA_SHARE = 0.05
+"""Frames within a chain that are coded intra."""
+STRIDES, STRIDE_SHARES = (1, 2, 3, 0), (0.77, 0.12, 0.04, 0.07)
+"""Frames from one to the next: 0 repeats a frame."""
+QUALITY_STEP = 4.0
+"""Standard deviation of the walk's steps; controllers move the quality about as much from frame to frame."""
+QUALITY_JUMP_SHARE = 0.12
+"""Steps that go anywhere instead."""
+
+
+class Sample(NamedTuple):
+    """One frame in one context."""
+
+    maps: npt.NDArray[np.uint8]
+    """(15, h, w) in steps of a tenth."""
+    scalars: tuple[float, ...]
+    bits: tuple[int, ...]
+    """At the four levels, from the same state."""
+    mse: tuple[float, ...]
+    """Luma distortion at the four levels."""
+    pixels: int
+    """Luma pixels after padding."""
+    clip: int
+    """Which of the manifest's clips the frame is from."""
+    last_clip: int
+    """Which the frame before is from: another after a cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a folder holds so far."""
+
+    samples: int
+    made: int
+    """Of these, made by this call."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: Path
+    frames: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    frame: Frame
+    clip: int
+
+
+def collect(
+    videos: Path,
+    out: Path,
+    codec: Codec,
+    *,
+    samples: int = 6000,
+    minutes: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    on_shard: Callable[[Collection], None] = lambda collection: None,
+) -> Collection:
+    """Fill the folder ``out`` with ``samples`` samples (or a few more) of ``codec``'s bits on the clips of ``videos``.
+
+    Stops after the first new shard that ends past ``minutes``. ``resume`` goes on with what ``out`` holds. About 9 kB a
+    sample. Raises :class:`RqlvcError` when there is nothing to collect from, when ``out`` holds a collection and
+    ``resume`` is not given, and when it was made with another codec, seed or set of clips.
+    """
+    started = time.monotonic()
+    sources = _sources(videos)
+    _open_folder(out, _manifest(codec, seed, sources), resume)
+    shard, done = 0, Collection(0, 0, 0)
+    while done.samples < samples:
+        path = out / f"samples-{shard:05d}.npz"
+        is_new = not path.exists()
+        if is_new:
+            if minutes is not None and done.made and time.monotonic() - started > 60 * minutes:
+                break
+            chains = range(shard * CHAINS_PER_SHARD, (shard + 1) * CHAINS_PER_SHARD)
+            _write_shard(path, [sample for chain in chains for sample in _chain(sources, codec, seed, chain)])
+        count = _count(path)
+        done = Collection(done.samples + count, done.made + is_new * count, done.bytes + path.stat().st_size)
+        shard += 1
+        on_shard(done)
+    return done
+
+
+def _sources(videos: Path) -> list[_Source]:
+    """The clips of a folder that are large enough."""
+    if not videos.is_dir():
+        raise RqlvcError(f"{videos} is not a folder: give one that holds video clips.")
+    sources = []
+    for path in sorted(videos.iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            with open_reader(str(path)) as reader:
+                frames = reader.frame_count or sum(1 for _ in reader)
+                size = reader.properties.width, reader.properties.height
+            if min(size) >= SMALLEST:
+                sources.append(_Source(path, frames, *size))
+    if not sources:
+        raise RqlvcError(f"{videos} holds no video of at least {SMALLEST}x{SMALLEST}: give a folder that does.")
+    return sources
+
+
+def _manifest(codec: Codec, seed: int, sources: Sequence[_Source]) -> dict[str, Any]:
+    """All that the samples depend on."""
+    return {
+        "format": FORMAT,
+        "codec": codec.name,
+        "identity": codec.identity,
+        "seed": seed,
+        "levels": list(QUALITY_LEVELS),
+        "clips": [source.path.name for source in sources],
+    }
+
+
+def _open_folder(out: Path, manifest: dict[str, Any], resume: bool) -> None:
+    path = out / MANIFEST
+    if path.exists():
+        if not resume:
+            raise RqlvcError(f"{out} already holds a collection: go on with --resume, or choose another folder.")
+        if read_manifest(out) != manifest:
+            raise RqlvcError(
+                f"{out} was collected with another codec model, seed or set of clips: choose another folder."
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RqlvcError(f"{out} is not an empty folder: choose another one for the collection.")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(manifest, indent=1))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a collection was made of. Raises :class:`RqlvcError` when ``folder`` holds none of this version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise RqlvcError(f"{folder} holds no collection that can be read: make one with 'rqlvc collect'.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RqlvcError(f"the collection in {folder} is of another version: make a new one with 'rqlvc collect'.")
+    return manifest
+
+
+def _write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            maps=np.concatenate([sample.maps.reshape(-1) for sample in samples]),
+            shapes=np.array([sample.maps.shape[1:] for sample in samples], np.int32),
+            scalars=np.array([sample.scalars for sample in samples], np.float32),
+            bits=np.array([sample.bits for sample in samples], np.int64),
+            mse=np.array([sample.mse for sample in samples], np.float32),
+            pixels=np.array([sample.pixels for sample in samples], np.int64),
+            clip=np.array([sample.clip for sample in samples], np.int32),
+            last_clip=np.array([sample.last_clip for sample in samples], np.int32),
+        )
+    os.replace(temporary, path)
+
+
+def _count(path: Path) -> int:
+    with np.load(path) as shard:
+        return len(shard["pixels"])
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """Every sample of a collection, in the order of their making. Raises :class:`RqlvcError` when there are none."""
+    read_manifest(folder)
+    samples: list[Sample] = []
+    for path in sorted(folder.glob("samples-*.npz")):
+        try:
+            with np.load(path) as shard:
+                columns = {name: shard[name] for name in shard.files}
+        except (OSError, ValueError) as error:
+            raise RqlvcError(f"{path} is broken ({error}): delete it and collect with --resume.") from error
+        ends = np.cumsum(MAPS * columns["shapes"].prod(axis=1))
+        for index, maps in enumerate(np.split(columns["maps"], ends[:-1])):
+            samples.append(
+                Sample(
+                    maps.reshape(MAPS, *columns["shapes"][index]),
+                    tuple(columns["scalars"][index].tolist()),
+                    tuple(columns["bits"][index].tolist()),
+                    tuple(columns["mse"][index].tolist()),
+                    int(columns["pixels"][index]),
+                    int(columns["clip"][index]),
+                    int(columns["last_clip"][index]),
+                )
+            )
+    if not samples:
+        raise RqlvcError(f"{folder} holds no samples yet: run 'rqlvc collect' for longer.")
+    return samples
+
+
+def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> list[Sample]:
+    """The samples of chain ``number``, one a frame."""
+    rng = np.random.default_rng([seed, number])
+    maps = ActivityMaps()
+    quality = float(rng.uniform(0, QUALITY_MAX))
+    samples: list[Sample] = []
+    state: State | None = None
+    before: _Picture | None = None
+    reference: Frame | None = None
+    last: FrameResult | None = None
+    for index, picture in enumerate(_pictures(sources, rng)):
+        frame = picture.frame
+        if index == 0 or rng.random() < INTRA_SHARE:
+            state, reference = None, None
+        targets = [codec.encode(frame, level, state) for level in QUALITY_LEVELS]
+        samples.append(
+            Sample(
+                (maps(frame, reference) * MAP_STEPS).round().clamp(0, 255).byte().permute(2, 0, 1).numpy(),
+                context_scalars(reference is None, last),
+                tuple(8 * len(coded.payload) for coded in targets),
+                tuple(mse_y(frame, coded.reconstruction) for coded in targets),
+                padded_pixels(frame.width, frame.height),
+                picture.clip,
+                picture.clip if before is None else before.clip,
+            )
+        )
+        coded = codec.encode(frame, quality, state)
+        info = FrameInfo(index, reference is None, 0 if reference is None else index, frame.width * frame.height)
+        last = FrameResult(info, carried_quality(quality), 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
+        state, reference, before = coded.state, coded.reconstruction, picture
+        jump = rng.random() < QUALITY_JUMP_SHARE
+        quality = float(rng.uniform(0, QUALITY_MAX) if jump else quality + rng.normal(0, QUALITY_STEP))
+        quality = min(max(quality, 0.0), QUALITY_MAX)
+    return samples
+
+
+def _pictures(sources: Sequence[_Source], rng: np.random.Generator) -> list[_Picture]:
+    """The frames of a chain, all of one size, from one clip or with a cut to a second one."""
+    length = int(rng.integers(CHAIN_LENGTHS[0], CHAIN_LENGTHS[1] + 1))
+    lengths = [length]
+    if rng.random() < CUT_SHARE:
+        cut = int(rng.integers(1, length))
+        lengths = [cut, length - cut]
+    clips = [int(rng.integers(len(sources))) for _ in lengths]
+    halve = rng.random() < HALVED_SHARE
+    smallest = min(min(sources[clip].width, sources[clip].height) for clip in clips)
+    scale = 2 if halve and smallest >= 2 * SMALLEST else 1
+    sides = [
+        min(CROP, *(side // scale for side in all_sides)) // 16 * 16
+        for all_sides in ([sources[c].height for c in clips], [sources[c].width for c in clips])
+    ]
+    pictures = []
+    for clip, count in zip(clips, lengths, strict=True):
+        frames = _read(sources[clip], count, int(rng.choice(STRIDES, p=STRIDE_SHARES)), rng)
+        top, left = (
+            int(rng.integers(0, (side // scale - size) // 2 + 1)) * 2
+            for side, size in zip((sources[clip].height, sources[clip].width), sides, strict=True)
+        )
+        for frame in frames:
+            scaled = frame if scale == 1 else _halved(frame)
+            pictures.append(_Picture(_cropped(scaled, top, left, *sides), clip))
+    return pictures
+
+
+def _read(source: _Source, count: int, stride: int, rng: np.random.Generator) -> list[Frame]:
+    """``count`` frames of a clip from a random place on, ``stride`` apart; fewer where the clip is too short."""
+    span = (count - 1) * stride + 1
+    if span > source.frames:
+        stride, span = min(stride, 1), min(count, source.frames)
+    start = int(rng.integers(0, source.frames - span + 1))
+    with open_reader(str(source.path), start=start, frames=span) as reader:
+        frames = list(reader)
+    return [frames[0]] * count if stride == 0 else frames[::stride]
+
+
+def _halved(frame: Frame) -> Frame:
+    """The picture at half size, by means of 2x2 samples."""
+
+    def half(plane: Plane) -> Plane:
+        even = plane[: plane.shape[0] // 2 * 2, : plane.shape[1] // 2 * 2].astype(np.uint16)
+        total = even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2]
+        return ((total + 2) // 4).astype(np.uint8)
+
+    return replace(frame, y=half(frame.y), u=half(frame.u), v=half(frame.v))
+
+
+def _cropped(frame: Frame, top: int, left: int, height: int, width: int) -> Frame:
+    """A cut-out of even place and size."""
+
+    def cut(plane: Plane, scale: int) -> Plane:
+        rows, columns = slice(top // scale, (top + height) // scale), slice(left // scale, (left + width) // scale)
+        return np.ascontiguousarray(plane[rows, columns])
+
+    return replace(frame, y=cut(frame.y, 1), u=cut(frame.u, 2), v=cut(frame.v, 2))

@@ -1,0 +1,331 @@
+"""RQNet from collection to prediction: real encodes of a small codec, real files, a real kill."""
+
+import csv
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import make_clip, plugged_in
+from rqlvc.errors import RqlvcError
+from rqlvc.media.frame import Frame, Plane
+from rqlvc.rate.protocol import FrameInfo, FrameResult
+from rqlvc.rate.rqnet import (
+    FLOOR,
+    MAPS,
+    QUALITY_LEVELS,
+    ActivityMaps,
+    RQNet,
+    RQNetPredictor,
+    context_scalars,
+    load_rqnet,
+    write_rqnet,
+)
+from rqlvc.training.collect import CHAINS_PER_SHARD, Collection, collect, read_samples
+from rqlvc.training.rqnet import CARD, CHECKPOINT, LOG, WEIGHTS, Dataset, Epoch, evaluate, split_by_source, train
+from toy_codec import StrangerCodec, ToyCodec
+
+ENCODER_KILO_MACS = 35.0
+"""Of the neural codec per pixel of an inter frame; RQNet may take 1 %."""
+
+
+def picture(width: int, height: int, seed: int = 0, contrast: float = 60.0) -> Frame:
+    rng = np.random.default_rng(seed)
+
+    def plane(rows: int, columns: int) -> Plane:
+        return np.clip(128 + contrast * rng.standard_normal((rows, columns)), 0, 255).astype(np.uint8)
+
+    chroma = (height + 1) // 2, (width + 1) // 2
+    return Frame(plane(height, width), plane(*chroma), plane(*chroma))
+
+
+def result(width: int, height: int, *, intra: bool = False, bits: int = 20_000, quality: float = 30.0) -> FrameResult:
+    return FrameResult(FrameInfo(3, intra, 0 if intra else 3, width * height), quality, bits, 1e-3)
+
+
+def predictor(seed: int = 0) -> RQNetPredictor:
+    torch.manual_seed(seed)
+    return RQNetPredictor(RQNet(), "toy", "70c0dec0")
+
+
+# Activity maps
+
+
+def test_maps_are_the_mean_magnitudes_of_the_cosine_bands() -> None:
+    """A block that is one cosine has activity in that cosine's band and nowhere else."""
+    amplitude, frequency = 40.0, 3  # horizontal index 3: the third band, of sums 3 and 4
+    wave = amplitude * np.cos(np.pi * (np.arange(16) % 8 + 0.5) * frequency / 8)
+    luma = np.round(128 + np.tile(wave, (16, 1))).astype(np.uint8)
+    grey = np.full((8, 8), 128, np.uint8)
+    maps = ActivityMaps()(Frame(luma, grey, grey), None)
+    magnitudes = FLOOR * (maps[0, 0, 1:6].exp() - 1)
+    in_band = 9  # coefficients whose indices add up to 3 or 4
+    assert magnitudes[2].item() == pytest.approx(amplitude * 4 * math.sqrt(2) / in_band, rel=0.02)
+    assert all(magnitudes[band] < 0.05 * magnitudes[2] for band in (0, 1, 3, 4))
+    assert maps[0, 0, 0].item() == pytest.approx(luma.mean() / 25.5, rel=1e-4)
+
+
+def test_maps_of_a_frame_against_itself_show_no_difference() -> None:
+    frame = picture(48, 32)
+    maps = ActivityMaps()
+    assert torch.equal(maps(frame, frame), maps(frame, None))
+
+
+def test_motion_search_finds_a_shift_that_the_plain_difference_does_not() -> None:
+    rng = np.random.default_rng(3)
+    scene = np.kron(rng.uniform(0, 255, (24, 24)), np.ones((8, 8))).astype(np.uint8)
+    grey = np.full((64, 64), 128, np.uint8)
+    here, moved = Frame(scene[:128, :128].copy(), grey, grey), Frame(scene[4:132, 8:136].copy(), grey, grey)
+    maps = ActivityMaps()(moved, here)
+    inside = maps[2:-2, 2:-2]
+    assert inside[..., -1].mean() < 0.1 < 3.0 < inside[..., 7].mean()
+
+
+def test_reference_of_another_size_is_refused() -> None:
+    with pytest.raises(RqlvcError, match="64x48"):
+        predictor().predict(picture(48, 64), picture(64, 48), None)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (17, 33), (176, 144), (416, 240), (250, 18)])
+def test_any_size(width: int, height: int) -> None:
+    points = predictor().predict(picture(width, height), picture(width, height, 1), result(width, height))
+    assert [point.quality for point in points] == list(QUALITY_LEVELS)
+    assert all(0 < point.bits < 100 * (width + 16) * (height + 16) for point in points)
+
+
+def test_without_reference_and_without_a_last_frame() -> None:
+    frame = picture(64, 48)
+    net = predictor()
+    first = net.predict(frame, None, None)
+    assert len(first) == 4
+    assert net.predict(frame, None, result(64, 48)) != first
+    assert net.predict(frame, frame, None) != first
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0, 50),
+    maps=st.floats(0, 12),
+    bits=st.integers(0, 10**9),
+    quality=st.floats(0, 63),
+    mse=st.floats(0, 1),
+    intra=st.booleans(),
+)
+def test_rates_always_rise_with_quality(
+    seed: int, scale: float, maps: float, bits: int, quality: float, mse: float, intra: bool
+) -> None:
+    """Whatever the weights and the inputs are."""
+    torch.manual_seed(seed)
+    network = RQNet()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+        last = FrameResult(FrameInfo(1, intra, 1, 256), quality, bits, mse)
+        rates = network(maps * torch.rand(1, 4, 6, MAPS), torch.tensor([context_scalars(intra, last)]))[0]
+    assert torch.isfinite(rates).all()
+    assert all(high >= low for low, high in itertools.pairwise(rates.tolist()))
+
+
+def test_untrained_curve_rises_strictly() -> None:
+    points = predictor(seed=5).predict(picture(64, 64), picture(64, 64, 1), None)
+    assert all(high.bits > low.bits for low, high in itertools.pairwise(points))
+
+
+def test_costs_under_a_hundredth_of_the_encoder() -> None:
+    width, height = 416, 240
+    net = predictor()
+    with FlopCounterMode(display=False) as counter:
+        net.predict(picture(width, height), picture(width, height, 1), result(width, height))
+    kilo_macs = counter.get_total_flops() / 2 / (width * height) / 1000
+    assert 0.01 < kilo_macs <= 0.01 * ENCODER_KILO_MACS
+
+
+# Files
+
+
+def test_weights_survive_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = RQNet()
+    write_rqnet(tmp_path / "net.safetensors", network, "toy", "70c0dec0")
+    frame, reference = picture(64, 48), picture(64, 48, 1)
+    loaded = load_rqnet(tmp_path / "net.safetensors")
+    direct = RQNetPredictor(network, "toy", "70c0dec0")
+    assert loaded.predict(frame, reference, result(64, 48)) == direct.predict(frame, reference, result(64, 48))
+    assert loaded.mismatch("toy", "70c0dec0") is None
+    warning = loaded.mismatch("toy", "0ddba110")
+    assert warning is not None and "70c0dec0" in warning and "0ddba110" in warning
+
+
+def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RqlvcError, match="cannot be read"):
+        load_rqnet(tmp_path / "missing.safetensors")
+    (tmp_path / "noise.safetensors").write_bytes(bytes(100))
+    with pytest.raises(RqlvcError, match="cannot be read"):
+        load_rqnet(tmp_path / "noise.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(RqlvcError, match="does not hold"):
+        load_rqnet(tmp_path / "other.safetensors")
+
+
+# Collection
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four sources of different sizes, two of them from one video."""
+    folder = tmp_path_factory.mktemp("videos")
+    sizes = {"one": (96, 80), "two": (128, 64), "three_0": (64, 64), "three_80": (80, 64)}
+    for name, (width, height) in sizes.items():
+        make_clip(folder / f"{name}.mkv", width=width, height=height, frames=8)
+    make_clip(folder / "too_small.mkv", width=32, height=32, frames=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def collection(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("collection") / "data"
+    collect(videos, out, ToyCodec(), samples=120)
+    return out
+
+
+def test_samples_are_what_the_codec_does(collection: Path) -> None:
+    samples = read_samples(collection)
+    assert len(samples) >= 120
+    for sample in samples:
+        assert sample.maps.shape[0] == MAPS
+        assert sample.maps.shape[1] * sample.maps.shape[2] * 64 == sample.pixels
+        assert all(bits > 0 and bits % 8 == 0 for bits in sample.bits)
+        assert sample.mse[0] >= sample.mse[3]
+    intra = [sample for sample in samples if sample.scalars[0]]
+    assert 0 < len(intra) < len(samples)
+    assert all(not sample.maps[MAPS // 2 :].any() for sample in intra)
+    assert any(sample.clip != sample.last_clip for sample in samples)
+    assert len({sample.scalars[4] for sample in samples}) > len(samples) / 2  # references at all qualities
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from rqlvc.training.collect import collect
+from toy_codec import ToyCodec
+collect(Path(sys.argv[1]), Path(sys.argv[2]), ToyCodec(), samples=10**6)
+"""
+
+
+def test_killed_collection_goes_on_and_gives_the_same_samples(videos: Path, collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, videos, out], env=plugged_in(tmp_path))
+    deadline = time.monotonic() + 60
+    while not (out / "samples-00000.npz").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(list(out.glob("samples-*.npz"))) < len(list(collection.glob("samples-*.npz")))
+
+    with pytest.raises(RqlvcError, match="--resume"):
+        collect(videos, out, ToyCodec(), samples=120)
+    done = collect(videos, out, ToyCodec(), samples=120, resume=True)
+    assert 0 < done.made < done.samples
+    for resumed, whole in zip(read_samples(out), read_samples(collection), strict=True):
+        assert np.array_equal(resumed.maps, whole.maps)
+        assert resumed[1:] == whole[1:]
+
+
+def test_collection_is_not_mixed_with_another_codec(videos: Path, collection: Path) -> None:
+    with pytest.raises(RqlvcError, match="another codec"):
+        collect(videos, collection, StrangerCodec(), samples=200, resume=True)
+
+
+def test_collection_stops_when_the_time_is_up(videos: Path, tmp_path: Path) -> None:
+    seen: list[Collection] = []
+    done = collect(videos, tmp_path / "data", ToyCodec(), samples=10**6, minutes=1e-6, on_shard=seen.append)
+    assert done == seen[-1] and len(seen) == 1
+    assert done.samples >= 2 * CHAINS_PER_SHARD
+
+
+def test_nothing_to_collect_from(tmp_path: Path) -> None:
+    with pytest.raises(RqlvcError, match="not a folder"):
+        collect(tmp_path / "missing", tmp_path / "data", ToyCodec())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RqlvcError, match="holds no video"):
+        collect(tmp_path / "empty", tmp_path / "data", ToyCodec())
+    with pytest.raises(RqlvcError, match="holds no collection"):
+        read_samples(tmp_path / "empty")
+
+
+# Training
+
+
+def test_validation_shares_no_video_with_training(collection: Path) -> None:
+    clips = ["one.mkv", "three_0.mkv", "three_80.mkv", "two.mkv"]
+    training, validation = split_by_source(read_samples(collection), clips)
+    sides = [
+        {clips[clip].split("_")[0] for s in side for clip in clip_ids(s)}
+        for side, clip_ids in ((training, lambda s: (s.clip, s.last_clip)), (validation, lambda s: (s.clip,)))
+    ]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+
+
+def test_training_lowers_the_error_and_writes_what_it_learnt(collection: Path, tmp_path: Path) -> None:
+    seen: list[Epoch] = []
+    errors = train(collection, tmp_path, epochs=10, on_epoch=seen.append)
+    assert seen[-1].loss < 0.5 * seen[0].loss
+    assert errors.mean() == pytest.approx(min(epoch.error for epoch in seen))
+    with (tmp_path / LOG).open(newline="") as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, len(seen) + 1))
+
+    learnt = load_rqnet(tmp_path / WEIGHTS)
+    assert learnt.mismatch("toy", ToyCodec().identity) is None
+    held_out = split_by_source(read_samples(collection), ["one.mkv", "three_0.mkv", "three_80.mkv", "two.mkv"])[1]
+    assert evaluate(learnt._network, Dataset.of(held_out)).mean() == pytest.approx(errors.mean(), rel=1e-4)
+    card = (tmp_path / CARD).read_text()
+    assert "70c0dec0" in card and f"{errors.all[0]:.1f}" in card
+
+
+def test_interrupted_training_goes_on_as_if_it_had_not_been(collection: Path, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop_after_two(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise StopError
+
+    whole = train(collection, tmp_path / "whole", epochs=4)
+    with pytest.raises(StopError):
+        train(collection, tmp_path / "broken", epochs=4, on_epoch=stop_after_two)
+    with pytest.raises(RqlvcError, match="--resume"):
+        train(collection, tmp_path / "broken", epochs=4)
+    assert repr(train(collection, tmp_path / "broken", resume=True)) == repr(whole)  # repr: NaN equals NaN
+    a, b = (load_rqnet(tmp_path / name / WEIGHTS)._network.state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    os.truncate(tmp_path / "broken" / CHECKPOINT, 100)
+    with pytest.raises(RqlvcError, match="cannot be read"):
+        train(collection, tmp_path / "broken", resume=True)
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(RqlvcError, match="holds no collection"):
+        train(tmp_path, tmp_path / "run")
+    with pytest.raises(RqlvcError, match="no checkpoint"):
+        make_clip(tmp_path / "a.mkv", width=64, height=64, frames=3)
+        make_clip(tmp_path / "b.mkv", width=64, height=64, frames=3)
+        collect(tmp_path, tmp_path / "data", ToyCodec(), samples=5)
+        train(tmp_path / "data", tmp_path / "run", resume=True)
