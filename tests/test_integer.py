@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
 from rqlvc.codec.entropy import BINS, ESCAPE_LIMIT, build_tables
@@ -28,7 +29,7 @@ from rqlvc.codec.integer import (
     round_half_up,
 )
 from rqlvc.codec.model import ModelConfig, VideoModel
-from rqlvc.codec.prior import SHIFT, Latents
+from rqlvc.codec.prior import SHIFT, Latents, NeighbourMean
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 from rqlvc.codec.quality import ANCHOR_SPACING, ANCHORS, IntegerQualityTable
 from rqlvc.codec.weights import read_weights, write_weights
@@ -200,7 +201,7 @@ def test_every_integer_network_has_a_bound() -> None:
 
 def test_worst_inputs_stay_within_the_bound_of_each_convolution(model: VideoModel) -> None:
     for name, module in model.named_modules():
-        if not isinstance(module, IntegerConv):
+        if not isinstance(module, IntegerConv) or isinstance(module, NeighbourMean):
             continue
         weight, bias = module.integer_weight().detach(), module.integer_bias().detach()
         worst = int((weight.abs().sum((1, 2, 3)) + bias.abs() / COMPANDED_LIMIT).argmax())
@@ -241,12 +242,28 @@ def test_inputs_of_integer_networks_are_integers_on_real_frames() -> None:
         largest[module] = max(largest.get(module, 0.0), float(x.abs().max()))
 
     layers = [module for module in codec.model.modules() if isinstance(module, IntegerConv)]
+    # A predictor of neighbours limits its input itself: tested below.
+    layers = [layer for layer in layers if not isinstance(layer, NeighbourMean)]
     layers.remove(codec.model.intra.latents.hyper_prior.past)  # hyper-latents of intra frames have no past
     for layer in layers:
         layer.register_forward_pre_hook(watch)
     encode_stream(codec, moving_frames(64, 48, 4), CHANGING[:4])
     assert len(largest) == len(layers)
     assert max(largest.values()) <= ACTIVATION_LIMIT
+
+
+@given(arrays.arrays(np.int32, (1, 12, 4, 5), elements=st.integers(-(2**20), 2**20)), st.integers(0, 2**32 - 1))
+def test_neighbours_predict_the_same_integers_in_float32_and_float64(latents: np.ndarray, seed: int) -> None:
+    """For any weights whose bound holds, and any latents, however large."""
+    layer = NeighbourMean(12)
+    with torch.no_grad():
+        layer.weight.add_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
+    layer.eval()
+    with torch.inference_mode():
+        single = layer(torch.from_numpy(latents).float())
+        double = layer.double()(torch.from_numpy(latents).double())
+    assert torch.equal(single.double(), double) and torch.equal(single, single.round())
+    assert layer.COARSER * layer.largest_accumulator(layer.LIMIT) < EXACT_LIMIT
 
 
 @pytest.mark.parametrize(

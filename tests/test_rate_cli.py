@@ -231,7 +231,7 @@ def test_the_neural_codec_with_weights_of_ones_own(rqlvc: CommandLine, clip: Pat
 
     ours, decoded = tmp_path / "ours.mkv", tmp_path / "decoded.y4m"
     model = ("--model", weights_path(), "--threads", "1")
-    encoding = rqlvc("encode", clip, "-o", ours, "--bitrate", "150k", "--json", *model)
+    encoding = rqlvc("encode", clip, "-o", ours, "--bitrate", "80k", "--json", *model)
     assert encoding.returncode == 0, encoding.stderr.decode()
     summary = lines_of(encoding)[-1]
     assert summary["codec"] == "rqlvc" and abs(summary["error_percent"]) < 10  # of half a second

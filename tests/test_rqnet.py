@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import make_clip, plugged_in
+from conftest import CommandLine, make_clip, plugged_in
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.protocol import FrameInfo, FrameResult
@@ -329,3 +329,20 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         make_clip(tmp_path / "b.mkv", width=64, height=64, frames=3)
         collect(tmp_path, tmp_path / "data", ToyCodec(), samples=5)
         train(tmp_path / "data", tmp_path / "run", resume=True)
+
+
+# Command line
+
+
+@pytest.mark.slow
+def test_collect_and_train_on_the_command_line(rqlvc: CommandLine, videos: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    collecting = "collect", "--videos", videos, "--out", data, "--codec", "toy", "--samples", "60"
+    finished = rqlvc(*collecting)
+    assert finished.returncode == 0, finished.stderr.decode()
+    assert b"samples" in finished.stderr and not finished.stdout
+    again = rqlvc(*collecting)
+    assert again.returncode == 1 and b"--resume" in again.stderr and b"Traceback" not in again.stderr
+    trained = rqlvc("train", "rqnet", "--data", data, "--out", out, "--epochs", "2", "--threads", "1")
+    assert trained.returncode == 0, trained.stderr.decode()
+    assert load_rqnet(out / WEIGHTS).codec == "toy"

@@ -76,6 +76,22 @@ def quantise(value: Tensor, bins: Tensor, bit_price: float = 0.0) -> Tensor:
     return torch.sign(value) * torch.where(magnitude < threshold, 0.0, rounded.clamp(min=1.0))
 
 
+def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
+    """Zero, with the gradient in ``value`` that the rate has in truth: bits per step of magnitude.
+
+    The rate of the rounded symbol is flat around zero. Left at that, training would amplify whatever rounding drops,
+    until it is coded: distortion pulls, and no rate holds against it.
+    """
+    if not value.requires_grad:
+        return torch.zeros_like(value)
+    with torch.no_grad():
+        scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
+        first = laplace_bits(torch.ones_like(bins), bins) - laplace_bits(torch.zeros_like(bins), bins)
+        slope = torch.where(symbol == 0, first, 1 / (math.log(2) * scale))
+    magnitude = value.abs() * slope
+    return magnitude - magnitude.detach()
+
+
 class Coder(Protocol):
     part: str
     """Where bits are booked from now on: "motion", "hyper" or "texture"."""
@@ -104,7 +120,7 @@ class Estimator:
         rounded = quantise(centred.detach(), bins.detach(), BIT_PRICE.get(self.part, 0.0)).clamp(
             -ESCAPE_LIMIT, ESCAPE_LIMIT
         )
-        cost = laplace_bits(straight_through(centred, rounded), bins) * where
+        cost = (laplace_bits(rounded, bins) + rate_gradient(centred, rounded, bins)) * where
         self.bits[self.part] = self.bits.get(self.part, 0) + cost.sum(dim=(1, 2, 3))  # type: ignore[call-overload]
         if self.histogram is not None:
             _count(self.histogram, rounded, bins, where)

@@ -94,12 +94,14 @@ class HyperPrior(nn.Module):
 
     companding: Tensor
 
-    def __init__(self, initial_mean: Tensor) -> None:
+    LIMIT = 4095  # 1/16 steps: what past hyper-latents are clamped to, so that their products are exact
+
+    def __init__(self, initial_mean: Tensor, temporal: bool) -> None:
         """``initial_mean``: hyper-latents to expect at each quality anchor, (9, channels)."""
         super().__init__()
         channels = initial_mean.shape[1]
-        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.05)
-        self.keep = nn.Parameter(torch.full((channels, 1, 1), 0.75))
+        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.05) if temporal else None
+        self.keep = nn.Parameter(torch.full((channels, 1, 1), 0.75)) if temporal else None
         self.level = IntegerQualityTable(initial_mean * LATENT_UNIT)
         self.offset = IntegerQualityTable(torch.full((ANCHORS, channels), 20.0))
         self.register_buffer("companding", companding_table(), persistent=False)
@@ -107,10 +109,11 @@ class HyperPrior(nn.Module):
     def forward(self, past: Tensor | None, shape: tuple[int, ...], quality: Tensor) -> Parameters:
         """Parameters of ``shape``; ``past`` is None after an intra frame."""
         level, offset = self.level(quality).expand(shape), self.offset(quality).expand(shape)
-        if past is None:
+        if past is None or self.past is None or self.keep is None:
             return Parameters(level, offset.clamp(0, BINS - 1))
         mean, bins = split_parameters(self.past(compand(past, self.companding)), offset)
-        keep = round_half_up(self.keep * LATENT_UNIT) / LATENT_UNIT
+        keep = round_half_up(self.keep.clamp(0, 1) * LATENT_UNIT) / LATENT_UNIT
+        past = past.clamp(-self.LIMIT, self.LIMIT)
         return Parameters(mean + level + round_half_up((past - level) * keep), bins)
 
 
@@ -258,8 +261,9 @@ class LatentCodec(nn.Module):
         channels = initial_scale.shape[1]
         mean = mean_log_magnitude(initial_scale).reshape(ANCHORS, -1, GROUP).mean(dim=-1) * HYPER_RESOLUTION
         self.part = part
+        self.hyper_channels = channels // GROUP
         self.hyper_analysis = HyperAnalysis(channels, width)
-        self.hyper_prior = HyperPrior(mean)
+        self.hyper_prior = HyperPrior(mean, temporal)
         self.hyper_synthesis = HyperSynthesis(channels // GROUP, width)
         self.prior = LatentPrior(channels, low, width, linear, temporal)
         self.register_buffer("bands", band_table())
@@ -281,7 +285,7 @@ class LatentCodec(nn.Module):
         height, width = size
         value = None if latent is None else self.hyper_analysis(latent, quality)
         with torch.autocast(quality.device.type, enabled=False):
-            shape = (quality.shape[0], self.hyper_prior.keep.shape[0], -(-height // REACH), -(-width // REACH))
+            shape = (quality.shape[0], self.hyper_channels, -(-height // REACH), -(-width // REACH))
             mean, bins = self.hyper_prior(None if past is None else past.hyper, shape, quality)
             coder.part = f"{self.part} hyper"
             hyper = coder.latent(value, mean, bins, torch.ones_like(mean))

@@ -4,10 +4,12 @@ A third party plugs a codec in by writing these two methods and registering a fa
 ``rqlvc.codecs``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 
 QUALITY_MIN = 0.0
@@ -51,6 +53,11 @@ class Codec(Protocol):
 
 
 def carried_quality(quality: float) -> float:
-    """The value of ``quality`` that a packet can carry: clipped to [0, 63] and rounded to 1/64."""
+    """The value of ``quality`` that a packet can carry: clipped to [0, 63] and rounded to 1/64.
+
+    Raises :class:`RqlvcError` for what is no number.
+    """
+    if math.isnan(quality):
+        raise RqlvcError("The quality level is not a number: give one from 0 to 63.")
     clipped = min(max(quality, QUALITY_MIN), QUALITY_MAX)
     return round(clipped * QUALITY_STEPS) / QUALITY_STEPS

@@ -3,9 +3,9 @@
 The network never sees pixels. A picture and its difference to the last decoded one become *activity maps* at 1/8
 resolution: for each block of 8x8 luma samples, the logarithm of the mean magnitude of its cosine coefficients in five
 bands (averaging pixels down to that size would hide the very texture that costs bits). A transform coder spends about
-ln(1 + magnitude / step) on a coefficient, and softplus(ln magnitude - ln step) is that number, so a small network over
-such maps starts close to the law that it has to learn. It gives the rates of each block at four quality levels; the
-frame's rate is their sum, which makes it work at any size.
+ln(1 + magnitude / step) on a coefficient, which is softplus(ln magnitude - ln step): one layer of a network, so a small
+one over such maps starts close to the law that it has to learn. It gives the rates of each block at four quality
+levels; the frame's rate is their mean, which makes it work at any size.
 
 The rest is the paper's: rate, distortion and quality of the last frame go in, and out come the rates at the quality
 levels 10, 27, 43 and 60, here as ln(bits per pixel) and never falling from one level to the next.
@@ -56,6 +56,7 @@ _MINIMUM_STEP = 0.01
 _LOG_RATE_RANGE = (-14.0, 5.0)
 """Of bits per pixel: 0.08 bits per 100,000 pixels, and far beyond what 8-bit samples hold."""
 _BLOCK_LOG_RATE_RANGE = (-20.0, 5.0)
+"""The same of a single block."""
 _FIRST_LOG_RATES = (-4.0, -2.7, -1.5, -0.3)
 """A plausible curve to start training from: 0.02 to 0.7 bits per pixel."""
 _FIRST_OVERHEAD = 64.0

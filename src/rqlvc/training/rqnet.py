@@ -40,6 +40,8 @@ VALIDATION_SHARE = 0.15
 """Of the source videos."""
 PATIENCE = 12
 """Epochs without a better validation error after which training stops."""
+NORMALISING_SAMPLES = 1000
+"""At most, to measure the maps' mean and deviation on."""
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 WEIGHTS = "rqnet.safetensors"
@@ -261,7 +263,8 @@ def _start(out: Path, data: Dataset, epochs: int, resume: bool, seed: int) -> Ru
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     network = RQNet()
-    positions = torch.cat([maps.flatten(0, 1) for maps in data.maps]).float() / MAP_STEPS
+    some = data.maps[:: 1 + len(data) // NORMALISING_SAMPLES]
+    positions = torch.cat([maps.flatten(0, 1) for maps in some]).float() / MAP_STEPS
     network.normalise(positions.mean(0), positions.std(0))
     with torch.no_grad():
         network.out.bias.copy_(data.log_rates.mean(0))
@@ -361,7 +364,10 @@ def _card(
             "",
             f"| frames | {' | '.join(f'q = {level:g}' for level in QUALITY_LEVELS)} |",
             f"| --- |{' --- |' * len(QUALITY_LEVELS)}",
-            *(f"| {name} | {' | '.join(f'{value:.1f}' for value in row)} |" for name, row in rows.items()),
+            *(
+                f"| {name} | {' | '.join('-' if math.isnan(value) else f'{value:.1f}' for value in row)} |"
+                for name, row in rows.items()
+            ),
             "",
             "The last row is a least-squares line through the last frame's rate, quality and distortion.",
             "",
