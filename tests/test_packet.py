@@ -38,7 +38,7 @@ def test_what_is_written_is_read(packet: Packet) -> None:
     payload = write_packet(packet)
     read = read_packet(payload)
     assert (read.quality, read.checksum, read.size) == (packet.quality, packet.checksum, packet.size)
-    assert read.data == packet.data.rstrip(b"\0")
+    assert read.data == packet.data
     assert len(payload) <= len(packet.data) + (11 if packet.intra else 5)
 
 

@@ -249,7 +249,17 @@ class Writer:
         self.bits[self.part] = self.bits.get(self.part, 0.0) + bits
 
     def finish(self) -> bytes:
-        return self.encoder.get_compressed().astype("<u4").tobytes()
+        """The range coder's output, ended with the fewest bytes that still say which interval it is in."""
+        words = self.encoder.get_compressed()
+        position, (lower, width) = self.encoder.pos()
+        if lower + width >= 2**64:  # a carry is pending: the library's own ending accounts for it
+            return words.astype(">u4").tobytes().rstrip(b"\0")
+        for length in range(9):
+            unit = 1 << (64 - 8 * length)
+            end = -(-lower // unit) * unit
+            if end < lower + width:
+                return words[:position].astype(">u4").tobytes() + end.to_bytes(9, "big")[1 : 1 + length]
+        raise AssertionError("an interval holds its own lower end")
 
 
 class Reader:
@@ -257,7 +267,8 @@ class Reader:
 
     def __init__(self, tables: Tables, payload: bytes) -> None:
         self.tables = tables
-        self.decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        whole = payload + bytes(-len(payload) % 4)
+        self.decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(whole, ">u4").astype(np.uint32))
         self.part = "total"
         self.checksum = 0
 

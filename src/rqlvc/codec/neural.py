@@ -59,7 +59,7 @@ class NeuralCodec:
             raise RqlvcError("The stream starts inside a group of pictures: decoding must start at an intra frame.")
         else:
             size = state.size
-        coder = Reader(self.tables, packet.data + bytes(-len(packet.data) % 4))
+        coder = Reader(self.tables, packet.data)
         with self._arithmetic():
             shown, after = self._code(coder, packet.quality, None, state, size)
         if coder.checksum & 0xFFFF != packet.checksum:

@@ -7,7 +7,7 @@ bytes     meaning
 2         quality level in 1/64 steps, little endian
 2         checksum of all decoded symbols: CRC-32, low 16 bits, little endian
 2, 2, 2   intra frames only: width, height, CRC-32 (low 16 bits) of the nine bytes before
-the rest  range coder output, trailing zero bytes dropped
+the rest  range coder output; the decoder reads zeros beyond its end
 ========  =====================================================================================
 """
 
@@ -51,7 +51,7 @@ def write_packet(packet: Packet) -> bytes:
     if packet.size is not None:
         header += _GEOMETRY.pack(packet.size[1], packet.size[0])
         header += _CHECK.pack(_crc16(header))
-    return header + packet.data.rstrip(b"\0")
+    return header + packet.data
 
 
 def read_packet(payload: bytes) -> Packet:
