@@ -244,7 +244,6 @@ def test_inputs_of_integer_networks_are_integers_on_real_frames() -> None:
     layers = [module for module in codec.model.modules() if isinstance(module, IntegerConv)]
     # A predictor of neighbours limits its input itself: tested below.
     layers = [layer for layer in layers if not isinstance(layer, NeighbourMean)]
-    layers.remove(codec.model.intra.latents.hyper_prior.past)  # hyper-latents of intra frames have no past
     for layer in layers:
         layer.register_forward_pre_hook(watch)
     encode_stream(codec, moving_frames(64, 48, 4), CHANGING[:4])
