@@ -33,7 +33,7 @@ ESCAPE_LIMIT = 2**15 - 1
 TABLE_TOTAL = 2**16
 """Each table's integer frequencies add up to this."""
 
-RATE_TRUST = 0.8
+RATE_TRUST = 0.6
 """Share of a symbol's cost that the quantiser counts: detail that is coded also serves the frames to come."""
 BIT_PRICE = {
     # lambda * step^2 / 1.5 = 6 / ln2 bits a squared step is the high-rate optimum of the samples' quantiser.

@@ -61,9 +61,9 @@ class Stage:
 
 
 SCHEDULE = (
-    Stage("intra", 1500, 1, 2e-3, 1e-3, photo_share=0.6, new_prior=True),
-    Stage("pair", 3000, 2, 1.5e-3, 8e-4, new_prior=True),
-    Stage("chain", 4000, 4, 8e-4, 1e-4, batch=6),
+    Stage("intra", 6000, 1, 1.2e-3, 1e-4, photo_share=0.5, new_prior=True),
+    Stage("pair", 1500, 2, 1.2e-3, 8e-4, new_prior=True),
+    Stage("chain", 4000, 4, 8e-4, 3e-5, batch=6),
 )
 
 
