@@ -5,6 +5,7 @@ An :class:`Estimator` counts bits (training), a :class:`Writer` codes symbols, a
 networks are written once for all three.
 """
 
+import functools
 import math
 import zlib
 from typing import Protocol
@@ -57,23 +58,30 @@ def laplace_bits(symbol: Tensor, bins: Tensor) -> Tensor:
     return torch.where(magnitude < 0.5, zero, other)
 
 
+@functools.cache
+def _rounding(bit_price: float) -> tuple[Tensor, Tensor]:
+    """By bin: what is added to a magnitude before it is rounded down, and the magnitude below which it is zero."""
+    bins = torch.arange(BINS, dtype=torch.float32)
+    scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
+    price = bit_price / 2
+    step_up = laplace_bits(torch.ones(BINS), bins) - laplace_bits(torch.zeros(BINS), bins)
+    # A bin that hardly ever sees a one must still be able to send it.
+    return 0.5 - (price / math.log(2) / scale).clamp(max=0.45), 0.5 + (price * step_up).clamp(max=0.6)
+
+
 def quantise(value: Tensor, bins: Tensor, bit_price: float = 0.0) -> Tensor:
     """Rate-distortion optimised rounding: the nearest integer, or the next towards zero where that saves more.
 
-    ``bit_price``: squared quantiser steps that a bit is worth. Going from n - 1 to n lowers the squared error of v by
-    2 (v - n + 1/2) and costs 1 / (scale ln 2) bits, for n = 1 what the bin's probabilities say. Encoder only, so free
-    to change.
+    ``bins``: integer scale bins. ``bit_price``: squared quantiser steps that a bit is worth. Going from n - 1 to n
+    lowers the squared error of v by 2 (v - n + 1/2) and costs 1 / (scale ln 2) bits, for n = 1 what the bin's
+    probabilities say. Encoder only, so free to change.
     """
-    if bit_price == 0:
-        return torch.sign(value) * torch.floor(value.abs() + 0.5)
-    scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
     magnitude = value.abs()
-    price = bit_price / 2
-    rounded = torch.floor(magnitude + 0.5 - (price / math.log(2) / scale).clamp(max=0.45))
-    step_up = laplace_bits(torch.ones_like(bins), bins) - laplace_bits(torch.zeros_like(bins), bins)
-    # A bin that hardly ever sees a one must still be able to send it.
-    threshold = 0.5 + (price * step_up).clamp(max=0.6)
-    return torch.sign(value) * torch.where(magnitude < threshold, 0.0, rounded.clamp(min=1.0))
+    if bit_price == 0:
+        return torch.sign(value) * torch.floor(magnitude + 0.5)
+    offset, threshold = (table.to(value.device)[bins.long()] for table in _rounding(bit_price))
+    rounded = torch.floor(magnitude + offset).clamp(min=1.0)
+    return torch.sign(value) * torch.where(magnitude < threshold, 0.0, rounded)
 
 
 def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
@@ -212,6 +220,13 @@ def _groups(bins: Tensor, where: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDA
     return positions[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=BINS)
 
 
+def _place(symbols: Tensor, index: Tensor, mean: Tensor, where: Tensor) -> Tensor:
+    """Latents in 1/16 steps from symbols at flat positions: the mean where no symbol was coded, zero elsewhere."""
+    latent = mean.reshape(-1).clone()
+    latent[index] += symbols.to(mean.dtype) * LATENT_UNIT
+    return latent.reshape(mean.shape) * where
+
+
 class Writer:
     """Range-codes symbols; also counts the information content of each part from the tables."""
 
@@ -224,14 +239,15 @@ class Writer:
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
         assert value is not None
-        centred = value.float() - mean.float() / LATENT_UNIT
-        symbols = quantise(centred, bins, BIT_PRICE.get(self.part, 0.0)).clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
-        symbols = torch.where((bins > SKIP_BIN) & (where > 0), symbols, 0.0)
         positions, counts = _groups(bins, where)
-        ordered = symbols.reshape(-1).cpu().numpy()[positions].astype(np.int32)
+        index = torch.from_numpy(positions).to(mean.device)
+        centred = value.reshape(-1)[index].float() - mean.reshape(-1)[index].float() / LATENT_UNIT
+        symbols = quantise(centred, bins.reshape(-1)[index], BIT_PRICE.get(self.part, 0.0))
+        symbols = symbols.clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
+        ordered = symbols.cpu().numpy().astype(np.int32)
         self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
         self._put(ordered, counts)
-        return (symbols.to(mean.dtype) * LATENT_UNIT + mean) * where
+        return _place(symbols, index, mean, where)
 
     def _put(self, symbols: Symbols, counts: npt.NDArray[np.int64]) -> None:
         begin, bits = 0, 0.0
@@ -276,10 +292,8 @@ class Reader:
         positions, counts = _groups(bins, where)
         ordered = self._get(counts)
         self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
-        symbols = np.zeros(bins.numel(), np.float32)
-        symbols[positions] = ordered
-        latent = torch.from_numpy(symbols).to(mean.device, mean.dtype).reshape(bins.shape)
-        return (latent * LATENT_UNIT + mean) * where
+        index = torch.from_numpy(positions).to(mean.device)
+        return _place(torch.from_numpy(ordered).to(mean.device), index, mean, where)
 
     def _get(self, counts: npt.NDArray[np.int64]) -> Symbols:
         chunks = []

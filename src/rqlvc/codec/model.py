@@ -138,8 +138,6 @@ class VideoModel(nn.Module):
     def _analyse_motion(
         self, frame: Planes, reference: Planes, fine: Tensor, predicted: Tensor, quality: Tensor
     ) -> Tensor:
-        motion = block_search(frame.luma, reference.luma, fine.detach(), predicted.detach(), quantiser_step(quality))
-        with torch.no_grad():
-            moved = compensate(reference, fine, motion)
-            error = F.avg_pool2d((moved.luma - frame.luma).abs(), 8)
+        step = quantiser_step(quality)
+        motion, error = block_search(frame.luma, reference.luma, fine.detach(), predicted.detach(), step)
         return self.motion.analyse(motion, predicted, error, quality)

@@ -19,7 +19,8 @@ PRICE = 0.4
 """Bits to absolute differences, in quantiser steps: x264 pays 2^((QP - 12) / 6) = 0.4 steps a bit."""
 
 KNEE = 0.144
-"""Differences below this many steps count by their square: there lambda * squared error is the smaller price."""
+"""Differences below this many quantiser steps count by their square: there lambda * squared error is the smaller
+price."""
 
 _AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
@@ -60,8 +61,12 @@ def _price(vector: Tensor, neighbours: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor) -> Tensor:
+def block_search(
+    luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor]:
     """Motion (N, 2, H / 8, W / 8; x, y in luma samples) that predicts ``luma`` from ``reference``.
+
+    The second result is the mean absolute difference that is left in each block (N, 1, H / 8, W / 8).
 
     ``luma``, ``reference``: (N, 1, H, W) on [0, 1]. ``fine``: the reference at quarter-pel (N, 1, 4H, 4W).
     ``predicted``: motion that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price.
@@ -71,40 +76,36 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     device = luma.device
     # One plane per quarter-pel phase, so that a row of a block is 8 neighbours in memory.
     rows, columns = height + 2 * MARGIN, width + 2 * MARGIN
-    padded = F.pad(fine, [MARGIN * PEL] * 4, mode="replicate")
+    knee = (KNEE * step)[:, None, None, None]  # one unit of difference from here on
+    padded = F.pad(fine / knee, [MARGIN * PEL] * 4, mode="replicate")
     phases = padded.reshape(n, rows, PEL, columns, PEL).permute(0, 2, 4, 1, 3).reshape(-1)
     windows = phases.unfold(0, BLOCK, 1)
     i = torch.arange(height, device=device) + MARGIN
     j = torch.arange(w, device=device) * BLOCK + MARGIN
     place = (i[:, None] * columns + j).reshape(h, BLOCK, w).permute(0, 2, 1).reshape(1, h * w, BLOCK)
     place = place + torch.arange(n, device=device)[:, None, None] * (PEL * PEL * rows * columns)
-    blocks = luma.reshape(n, h, BLOCK, w, BLOCK).permute(0, 1, 3, 2, 4).reshape(n, h * w, BLOCK**2)
+    blocks = (luma / knee).reshape(n, h, BLOCK, w, BLOCK).permute(0, 1, 3, 2, 4).reshape(n, h * w, BLOCK**2)
 
     # Vectors are kept so that their block stays inside the margin.
     margin = MARGIN * PEL
     top = -(torch.arange(h, device=device) * BLOCK * PEL)[:, None] - margin + 2 * PEL
     left = -(torch.arange(w, device=device) * BLOCK * PEL)[None, :] - margin + 2 * PEL
     lowest = torch.stack([left.expand(h, w), top.expand(h, w)])
-    highest = torch.stack(
-        [
-            lowest[0] + (width - BLOCK) * PEL + 2 * margin - 4 * PEL,
-            lowest[1] + (height - BLOCK) * PEL + 2 * margin - 4 * PEL,
-        ]
-    )
+    span = torch.tensor([width, height], device=device) * PEL + 2 * margin - (BLOCK + 4) * PEL
+    highest = lowest + span[:, None, None]
 
     predicted = torch.round(predicted.float() * PEL)
-    weight = (PRICE * step)[:, None, None]
-    knee = (KNEE * step)[:, None, None]
 
-    def cost(vector: Tensor, neighbours: Tensor) -> Tensor:
+    def moved(vector: Tensor) -> Tensor:
         quarters = vector.long()
         phase, whole = quarters & (PEL - 1), quarters >> 2
         offset = ((phase[:, 1] * PEL + phase[:, 0]) * rows + whole[:, 1]) * columns + whole[:, 0]
         start = place + offset.reshape(n, h * w, 1)
-        difference = (windows.index_select(0, start.reshape(-1)).reshape(blocks.shape) - blocks).abs()
-        near = torch.minimum(difference, knee)
-        mismatch = (near * (difference - 0.5 * near)).sum(dim=-1, keepdim=True) / knee
-        return mismatch.reshape(n, h, w) + weight * _price(vector - predicted, neighbours)
+        return windows.index_select(0, start.reshape(-1)).reshape(blocks.shape)
+
+    def cost(vector: Tensor, neighbours: Tensor) -> Tensor:
+        difference = F.smooth_l1_loss(moved(vector), blocks, reduction="none").sum(dim=-1)
+        return difference.reshape(n, h, w) * (KNEE / PRICE) + _price(vector - predicted, neighbours)
 
     def smooth(vector: Tensor) -> Tensor:
         return F.avg_pool2d(F.pad(vector - predicted, [1] * 4, mode="replicate"), 3, 1)
@@ -145,4 +146,5 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     refine(PEL // 2)
     refine(1)
     spread()
-    return best / PEL
+    error = (moved(best) - blocks).abs().mean(dim=-1).reshape(n, 1, h, w) * knee
+    return best / PEL, error
