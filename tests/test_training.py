@@ -53,7 +53,7 @@ from rqlvc.training.report import model_card, plot_curves, read_log
 from small_streams import decode_stream, encode_stream, moving_frames, untrained
 
 SMALL = (
-    Stage("intra", 3, 1, 1e-3, 1e-3, batch=2, size=64, photo_share=0.5, new_prior=True),
+    Stage("intra", 3, 1, 1e-3, 1e-3, batch=2, size=64, photo_share=0.5),
     Stage("pair", 4, 2, 1e-3, 1e-4, batch=2, size=64),
 )
 STEPS = 7

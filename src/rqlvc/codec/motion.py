@@ -18,6 +18,9 @@ WIDTH = 32
 STEP_COARSE = 1.0  # initial quantiser step of Haar coefficients at q = 0, luma samples: 1/2 sample of a 16x16 block
 STEP_FINE = 0.25  # at q = 63
 VECTOR_UNIT = 8.0  # networks see vectors in units of 8 samples
+PREDICTION_UNIT = 0.25
+"""Luma samples that the prediction's correction counts in: at 8, a usual learning rate moved it by whole samples a
+step, and it ran away."""
 
 
 def _initial_step() -> Tensor:
@@ -35,7 +38,7 @@ class MotionPrediction(nn.Module):
 
     def forward(self, last: Tensor, before: Tensor) -> Tensor:
         x = F.leaky_relu(self.head(torch.cat([last, before], dim=1) / VECTOR_UNIT), 0.1)
-        return last + self.out(x).float() * VECTOR_UNIT
+        return last + self.out(x).float() * PREDICTION_UNIT
 
 
 class MotionCodec(nn.Module):

@@ -1,6 +1,6 @@
 """Coding of latents: integer prior networks from what both sides know to the mean and scale bin of every latent.
 
-But for :class:`HyperAnalysis`, which only the encoder runs, everything in this file is integer-exact (see
+But for :func:`hyper_values`, which only the encoder runs, everything in this file is integer-exact (see
 :mod:`rqlvc.codec.integer`): inputs are integer latents, already decoded by both sides, and quality in 1/64 steps.
 """
 
@@ -21,8 +21,7 @@ from rqlvc.codec.integer import (
     requantise,
     round_half_up,
 )
-from rqlvc.codec.layers import conv, zero_conv
-from rqlvc.codec.quality import ANCHORS, IntegerQualityTable, QualityTable
+from rqlvc.codec.quality import ANCHORS, IntegerQualityTable
 
 MEAN_LIMIT = 16 * 1024
 SHIFT = 8  # weights of 1/256: +-127 reaches +-0.5, five deviations of the widest layer at the start
@@ -68,25 +67,16 @@ def band_table() -> Tensor:
     return torch.searchsorted(mean, wanted).clamp(max=BINS - 1).float()
 
 
-class HyperAnalysis(nn.Module):
-    """Starts as the mean log-magnitude of groups of 4 neighbouring channels over 4x4 latents. Encoder only."""
+def hyper_values(latent: Tensor) -> Tensor:
+    """Hyper-latents, in steps: the mean log-magnitude of 4 neighbouring channels over 4x4 latents. Encoder only.
 
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.gain = QualityTable(torch.zeros(ANCHORS, channels // GROUP))
-        self.head = conv(channels, width)
-        self.down = conv(width, width, 3, 2)
-        self.deep = conv(width, width, 3, 2)
-        self.out = zero_conv(width, channels // GROUP, 1)
-
-    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
-        """``latent`` in quantiser steps, (N, C, H, W); result (N, C / 4, ceil(H / 4), ceil(W / 4))."""
-        pad = (0, -latent.shape[-1] % REACH, 0, -latent.shape[-2] % REACH)
-        magnitude = torch.log2(1 + F.pad(latent, pad, mode="replicate").abs())
-        bands = F.avg_pool3d(magnitude[:, None], (GROUP, REACH, REACH))[:, 0] * HYPER_RESOLUTION
-        x = F.leaky_relu(self.down(F.leaky_relu(self.head(magnitude), 0.1)), 0.1)
-        correction = self.out(F.leaky_relu(self.deep(x), 0.1)).float()
-        return (bands + correction) * torch.exp(self.gain(quality))
+    ``latent`` in quantiser steps, (N, C, H, W); result (N, C / 4, ceil(H / 4), ceil(W / 4)). Nothing here is trained:
+    trained hyper-latents fall silent, for what they are worth to the prior reaches them through rounding and a table,
+    while their price is always felt.
+    """
+    pad = (0, -latent.shape[-1] % REACH, 0, -latent.shape[-2] % REACH)
+    magnitude = torch.log2(1 + F.pad(latent.detach(), pad, mode="replicate").abs())
+    return F.avg_pool3d(magnitude[:, None], (GROUP, REACH, REACH))[:, 0] * HYPER_RESOLUTION
 
 
 class HyperPrior(nn.Module):
@@ -262,7 +252,6 @@ class LatentCodec(nn.Module):
         mean = mean_log_magnitude(initial_scale).reshape(ANCHORS, -1, GROUP).mean(dim=-1) * HYPER_RESOLUTION
         self.part = part
         self.hyper_channels = channels // GROUP
-        self.hyper_analysis = HyperAnalysis(channels, width)
         self.hyper_prior = HyperPrior(mean, temporal)
         self.hyper_synthesis = HyperSynthesis(channels // GROUP, width)
         self.prior = LatentPrior(channels, low, width, linear, temporal)
@@ -283,7 +272,7 @@ class LatentCodec(nn.Module):
         ``side``: accumulator of what else is known of this frame; ``past``: the last frame's latents of this kind.
         """
         height, width = size
-        value = None if latent is None else self.hyper_analysis(latent, quality)
+        value = None if latent is None else hyper_values(latent)
         with torch.autocast(quality.device.type, enabled=False):
             shape = (quality.shape[0], self.hyper_channels, -(-height // REACH), -(-width // REACH))
             mean, bins = self.hyper_prior(None if past is None else past.hyper, shape, quality)
@@ -295,7 +284,7 @@ class LatentCodec(nn.Module):
                 coder,
                 latent,
                 known if side is None else known + side,
-                self._band_bins(hyper.detach())[:, :, :height, :width],
+                self._band_bins(hyper)[:, :, :height, :width],
                 quality,
                 None if past is None else past.latent,
                 past_quality,

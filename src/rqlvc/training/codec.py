@@ -35,9 +35,6 @@ RATE_BALANCE = 0.4
 """Samples are weighted by lambda^-0.4, about the inverse of their rate: BD-rate counts relative bits at all rates."""
 EMA_DECAY = 0.998
 TABLE_RATE = 3.0  # of the gains, which are logarithms and have far to go
-FROZEN_HYPER_STEPS = 500
-"""The hyper-analysis stands still at the start of a stage that adds a prior: a prior that has not yet learnt to listen
-only hears noise in the hyper-latents, and its gradient would silence them for good."""
 WARM_UP_STEPS = 100
 SAVE_EVERY = 100
 CHECKPOINT = "checkpoint.pt"
@@ -57,12 +54,11 @@ class Stage:
     batch: int = 8
     size: int = 128
     photo_share: float = 0.25
-    new_prior: bool = False
 
 
 SCHEDULE = (
-    Stage("intra", 6000, 1, 1.2e-3, 1e-4, photo_share=0.5, new_prior=True),
-    Stage("pair", 1500, 2, 1.2e-3, 8e-4, new_prior=True),
+    Stage("intra", 6000, 1, 1.2e-3, 1e-4, photo_share=0.5),
+    Stage("pair", 1500, 2, 1.2e-3, 8e-4),
     Stage("chain", 4000, 4, 8e-4, 3e-5, batch=6),
 )
 
@@ -126,26 +122,21 @@ def loss_of(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], qualities: 
 
 
 def _optimiser(model: VideoModel) -> torch.optim.Optimizer:
-    groups: dict[str, list[nn.Parameter]] = {"rest": [], "linear": [], "table": [], "hyper": []}
+    groups: dict[str, list[nn.Parameter]] = {"rest": [], "linear": [], "table": []}
     for name, parameter in model.named_parameters():
-        if "hyper_analysis" in name:
-            kind = "hyper"
-        elif name.endswith("_transform"):
-            kind = "linear"
-        else:
-            kind = "table" if "gain.table" in name else "rest"
+        kind = "linear" if name.endswith("_transform") else "table" if "gain.table" in name else "rest"
         groups[kind].append(parameter)
     return torch.optim.Adam([{"params": group, "kind": kind} for kind, group in groups.items()], betas=(0.9, 0.98))
 
 
-def _stage_at(schedule: tuple[Stage, ...], step: int) -> tuple[Stage, int, float]:
-    """The stage that ``step`` falls into, the step within it and the learning rate there."""
+def _stage_at(schedule: tuple[Stage, ...], step: int) -> tuple[Stage, float]:
+    """The stage that ``step`` falls into and the learning rate there."""
     for stage in schedule:
         if step < stage.steps:
             blend = 0.5 + 0.5 * math.cos(math.pi * step / stage.steps)
-            return stage, step, stage.final + (stage.learning_rate - stage.final) * blend
+            return stage, stage.final + (stage.learning_rate - stage.final) * blend
         step -= stage.steps
-    return schedule[-1], schedule[-1].steps, schedule[-1].final
+    return schedule[-1], schedule[-1].final
 
 
 @dataclass(slots=True)
@@ -233,14 +224,13 @@ def train(
     source = None
     current: Stage | None = None
     while run.step < total:
-        stage, within, rate = _stage_at(schedule, run.step)
+        stage, rate = _stage_at(schedule, run.step)
         if stage is not current or source is None:
             current, start = stage, seed + run.step
             source = batches(videos, photos, stage.batch, stage.length, stage.size, stage.photo_share, start)
             rng = np.random.default_rng(start)
-        frozen = stage.new_prior and within < FROZEN_HYPER_STEPS
         for group in optimiser.param_groups:
-            scale = {"rest": 1.0, "linear": LINEAR_RATE, "table": TABLE_RATE, "hyper": float(not frozen)}[group["kind"]]
+            scale = {"rest": 1.0, "linear": LINEAR_RATE, "table": TABLE_RATE}[group["kind"]]
             group["lr"] = rate * scale * min(1.0, (run.step + 1) / WARM_UP_STEPS)
 
         began = time.perf_counter()
