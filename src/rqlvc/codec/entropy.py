@@ -8,7 +8,7 @@ networks are written once for all three.
 import functools
 import math
 import zlib
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import constriction
 import numpy as np
@@ -30,6 +30,7 @@ SKIP_BIN = 0
 
 SYMBOL_LIMIT = 255
 """Symbols beyond a bin's support are coded as an escape, then plainly."""
+LEAST_SUPPORT = 8
 ESCAPE_LIMIT = 2**15 - 1
 TABLE_TOTAL = 2**16
 """Each table's integer frequencies add up to this."""
@@ -58,28 +59,42 @@ def laplace_bits(symbol: Tensor, bins: Tensor) -> Tensor:
     return torch.where(magnitude < 0.5, zero, other)
 
 
-@functools.cache
-def _rounding(bit_price: float) -> tuple[Tensor, Tensor]:
+class Rounding(NamedTuple):
     """By bin: what is added to a magnitude before it is rounded down, and the magnitude below which it is zero."""
-    bins = torch.arange(BINS, dtype=torch.float32)
-    scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
-    price = bit_price / 2
-    step_up = laplace_bits(torch.ones(BINS), bins) - laplace_bits(torch.zeros(BINS), bins)
-    # A bin that hardly ever sees a one must still be able to send it.
-    return 0.5 - (price / math.log(2) / scale).clamp(max=0.45), 0.5 + (price * step_up).clamp(max=0.6)
+
+    offset: Tensor
+    threshold: Tensor
 
 
-def quantise(value: Tensor, bins: Tensor, bit_price: float = 0.0) -> Tensor:
+NEAREST = Rounding(torch.full((BINS,), 0.5), torch.full((BINS,), 0.5))
+
+
+def rate_aware_rounding(first: Tensor, further: Tensor, bit_price: float) -> Rounding:
     """Rate-distortion optimised rounding: the nearest integer, or the next towards zero where that saves more.
 
-    ``bins``: integer scale bins. ``bit_price``: squared quantiser steps that a bit is worth. Going from n - 1 to n
-    lowers the squared error of v by 2 (v - n + 1/2) and costs 1 / (scale ln 2) bits, for n = 1 what the bin's
-    probabilities say. Encoder only, so free to change.
+    ``first``: bits by bin that a one costs more than a zero; ``further``: that every further step costs.
+    ``bit_price``: squared quantiser steps that a bit is worth. Going from n - 1 to n lowers the squared error of v by
+    2 (v - n + 1/2). Encoder only, so free to change.
     """
+    price = bit_price / 2
+    # A bin that hardly ever sees a one must still be able to send it.
+    return Rounding(0.5 - (price * further).clamp(0, 0.45), 0.5 + (price * first).clamp(0, 0.6))
+
+
+@functools.cache
+def laplace_rounding(part: str) -> Rounding:
+    """For Laplace distributions; hyper-latents, which have no price, are rounded to nearest."""
+    if part not in BIT_PRICE:
+        return NEAREST
+    bins = torch.arange(BINS, dtype=torch.float32)
+    first = laplace_bits(torch.ones(BINS), bins) - laplace_bits(torch.zeros(BINS), bins)
+    return rate_aware_rounding(first, 1 / (math.log(2) * SCALE_MIN * torch.exp(bins * LOG_STEP)), BIT_PRICE[part])
+
+
+def quantise(value: Tensor, bins: Tensor, rounding: Rounding) -> Tensor:
+    """Integers from latents in quantiser steps, whose scale bins are ``bins``."""
     magnitude = value.abs()
-    if bit_price == 0:
-        return torch.sign(value) * torch.floor(magnitude + 0.5)
-    offset, threshold = (table.to(value.device)[bins.long()] for table in _rounding(bit_price))
+    offset, threshold = (table.to(value.device)[bins.long()] for table in rounding)
     rounded = torch.floor(magnitude + offset).clamp(min=1.0)
     return torch.sign(value) * torch.where(magnitude < threshold, 0.0, rounded)
 
@@ -125,7 +140,7 @@ class Estimator:
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
         assert value is not None
         centred = value - mean / LATENT_UNIT
-        rounded = quantise(centred.detach(), bins.detach(), BIT_PRICE.get(self.part, 0.0)).clamp(
+        rounded = quantise(centred.detach(), bins.detach(), laplace_rounding(self.part)).clamp(
             -ESCAPE_LIMIT, ESCAPE_LIMIT
         )
         cost = (laplace_bits(rounded, bins) + rate_gradient(centred, rounded, bins)) * where
@@ -150,7 +165,7 @@ def _count(histogram: Tensor, symbols: Tensor, bins: Tensor, where: Tensor) -> N
 def support(bin_index: int) -> int:
     """Largest |symbol| that a bin's table holds; beyond it comes the escape."""
     scale = SCALE_MIN * math.exp(bin_index * LOG_STEP)
-    return min(SYMBOL_LIMIT, max(1, math.ceil(scale * 9)))
+    return min(SYMBOL_LIMIT, max(LEAST_SUPPORT, math.ceil(scale * 9)))
 
 
 def build_tables(histogram: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int32]:
@@ -207,6 +222,13 @@ class Tables:
             self.cost[index] = 16 - math.log2(row[-1] / TABLE_TOTAL)  # escape, then 16 plain bits
             self.cost[index, : limit + 1] = -np.log2(row[limit : 2 * limit + 1] / TABLE_TOTAL)
 
+    def rounding(self, part: str) -> Rounding:
+        """Rounding by what these tables charge."""
+        if part not in BIT_PRICE:
+            return NEAREST
+        cost = torch.from_numpy(self.cost).float()
+        return rate_aware_rounding(cost[:, 1] - cost[:, 0], (cost[:, 3] - cost[:, 1]) / 2, BIT_PRICE[part])
+
 
 _PLAIN = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT + 2)
 
@@ -242,7 +264,7 @@ class Writer:
         positions, counts = _groups(bins, where)
         index = torch.from_numpy(positions).to(mean.device)
         centred = value.reshape(-1)[index].float() - mean.reshape(-1)[index].float() / LATENT_UNIT
-        symbols = quantise(centred, bins.reshape(-1)[index], BIT_PRICE.get(self.part, 0.0))
+        symbols = quantise(centred, bins.reshape(-1)[index], self.tables.rounding(self.part))
         symbols = symbols.clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
         ordered = symbols.cpu().numpy().astype(np.int32)
         self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
