@@ -39,7 +39,7 @@ def measure_symbols(model: VideoModel, groups: Iterator[list[Planes]], rounds: i
 
 
 def export(
-    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 60, device: str = "cpu"
+    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 25, device: str = "cpu"
 ) -> str:
     """Write ``model`` as a weights file with tables measured on training material; returns its identity."""
     # As long and large as the material allows; what a stage could train on can also be measured.
