@@ -20,7 +20,7 @@ def train_codec(
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, curves, weights, card.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the run's folder.")] = False,
     start_from: Annotated[
-        Path | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from the weights of another run.")
+        Path | None, typer.Option("--from", metavar="FILE", help="Start from a checkpoint or a weights file.")
     ] = None,
     stages: Annotated[str, typer.Option(help="Stages to run, by name, with commas.")] = "intra,pair,chain",
     scale: Annotated[float, typer.Option(min=0.0001, help="Times the usual number of steps.")] = 1.0,

@@ -21,6 +21,7 @@ from rqlvc.codec.planes import Planes
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import QUALITY_MAX
 from rqlvc.codec.quality import LAMBDA_MAX, LAMBDA_MIN, lagrangian
+from rqlvc.codec.weights import read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.training.data import Clip, batches
 
@@ -173,7 +174,7 @@ def start_run(
     """A new run in the folder ``out``, or the one whose checkpoint lies there.
 
     ``resume`` goes on from the checkpoint in ``out``, with its schedule; ``start_from`` takes only the weights of
-    another run's checkpoint (parts that it lacks start anew). Raises :class:`RqlvcError` when there is nothing to
+    another run's checkpoint or of a weights file (parts that it lacks start anew). Raises :class:`RqlvcError` when there is nothing to
     resume, or something that would be overwritten.
     """
     checkpoint = out / CHECKPOINT
@@ -185,7 +186,8 @@ def start_run(
     if not resume:
         (out / LOG).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
     torch.manual_seed(seed)
-    saved = _load(checkpoint, device) if resume else None if start_from is None else _load(start_from, device)
+    source = checkpoint if resume else start_from
+    saved = None if source is None else _load(source, device)
     if saved is not None and (resume or config is None):
         config = ModelConfig(**saved["config"])
     model = VideoModel(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -319,6 +321,18 @@ def _save(path: Path, run: Run) -> None:
 
 
 def _load(path: Path, device: str) -> dict[str, Any]:
+    """A checkpoint, or a weights file in the form of one."""
+    if path.suffix == ".safetensors":
+        weights = read_weights(path)
+        state = weights.model.state_dict()
+        line = f"the runs behind the weights {weights.identity}"
+        return {
+            "model": state,
+            "average": state,
+            "config": asdict(weights.model.config),
+            "history": [],
+            "description": line,
+        }
     try:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
