@@ -334,7 +334,8 @@ def _open_av(path: str, start: int, frames: int | None) -> Reader:
             raise RqlvcError(f"{path} has no video stream.")
         if stream.codec_context is None:
             raise RqlvcError(f"{path}: there is no decoder for its video; if rqlvc wrote it, decode it with rqlvc.")
-        stream.thread_type = "AUTO"
+        # Not by frames: a decoder that works on several at once loses the error of a file's cut end.
+        stream.thread_type = "SLICE"
         decoded = _decode(container, stream, path, warnings)
         first = next(decoded, None)
         if first is None:
