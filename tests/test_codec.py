@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conftest import same_picture
 from rqlvc.codec.entropy import build_tables
-from rqlvc.codec.interpolation import PEL, compensate, fine_luma, quarter_pel, sample, upsample_blocks
+from rqlvc.codec.interpolation import PEL, compensate, quarter_pel, sample, upsample_blocks
 from rqlvc.codec.model import ModelConfig
 from rqlvc.codec.neural import NeuralCodec, load
 from rqlvc.codec.planes import Planes, fold, from_frame, to_bytes, to_frame, unfold
@@ -266,7 +266,7 @@ def test_samples_without_motion_are_the_plane() -> None:
     plane = texture(32, 48)
     assert torch.allclose(sample(quarter_pel(plane), torch.zeros(1, 2, 32, 48)), plane, atol=1e-5)
     planes = Planes(plane, torch.cat([texture(16, 24), texture(16, 24)], dim=1))
-    still = compensate(planes, fine_luma(planes), torch.zeros(1, 2, 4, 6))
+    still = compensate(planes, quarter_pel(planes.luma), torch.zeros(1, 2, 4, 6))
     assert torch.allclose(still.luma, planes.luma, atol=1e-5)
     assert torch.allclose(still.chroma, planes.chroma, atol=1e-5)
 

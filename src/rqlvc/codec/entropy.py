@@ -117,7 +117,7 @@ def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
 
 class Coder(Protocol):
     part: str
-    """Where bits are booked from now on: "motion", "hyper" or "texture"."""
+    """Where bits are booked from now on: "motion", "texture", or the hyper-latents of either, as "motion hyper"."""
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
         """Code latents and return them as both sides know them, in 1/16 steps, zero outside ``where``.
@@ -222,12 +222,13 @@ class Tables:
             self.cost[index] = 16 - math.log2(row[-1] / TABLE_TOTAL)  # escape, then 16 plain bits
             self.cost[index, : limit + 1] = -np.log2(row[limit : 2 * limit + 1] / TABLE_TOTAL)
 
+        cost = torch.from_numpy(self.cost).float()
+        first, further = cost[:, 1] - cost[:, 0], (cost[:, 3] - cost[:, 1]) / 2
+        self._rounding = {part: rate_aware_rounding(first, further, price) for part, price in BIT_PRICE.items()}
+
     def rounding(self, part: str) -> Rounding:
         """Rounding by what these tables charge."""
-        if part not in BIT_PRICE:
-            return NEAREST
-        cost = torch.from_numpy(self.cost).float()
-        return rate_aware_rounding(cost[:, 1] - cost[:, 0], (cost[:, 3] - cost[:, 1]) / 2, BIT_PRICE[part])
+        return self._rounding.get(part, NEAREST)
 
 
 _PLAIN = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT + 2)

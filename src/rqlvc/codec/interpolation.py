@@ -67,10 +67,6 @@ def upsample_blocks(motion: Tensor, factor: int) -> Tensor:
     return motion.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
-def fine_luma(reference: Planes) -> Tensor:
-    return quarter_pel(reference.luma)
-
-
 def compensate(reference: Planes, luma_fine: Tensor, motion: Tensor) -> Planes:
     """The reference moved by block vectors ``motion`` (N, 2, H / 8, W / 8), in luma samples."""
     n, _, rows, columns = reference.chroma.shape

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rqlvc.codec.entropy import Coder
 from rqlvc.codec.integer import IntegerConv, compand, companding_table
-from rqlvc.codec.interpolation import compensate, fine_luma, upsample_blocks
+from rqlvc.codec.interpolation import compensate, quarter_pel, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
 from rqlvc.codec.motion import LATENTS, VECTOR_UNIT, MotionCodec, MotionPrediction
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold
@@ -102,7 +102,7 @@ class VideoModel(nn.Module):
         """Code a frame at ``quality`` (N,) from ``state``."""
         reference = state.reference
         height, width = reference.luma.shape[-2:]
-        fine = fine_luma(reference)
+        fine = quarter_pel(reference.luma)
 
         predicted = self._predict_motion(state)
         latent = None if frame is None else self._analyse_motion(frame, reference, fine, predicted, quality)

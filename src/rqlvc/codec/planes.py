@@ -73,4 +73,3 @@ def unfold(folded: Tensor, scale: int) -> Planes:
 
 
 FOLD_4 = 24  # channels of fold(planes, 4)
-FOLD_8 = 96  # channels of fold(planes, 8)

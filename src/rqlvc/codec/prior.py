@@ -21,6 +21,7 @@ from rqlvc.codec.integer import (
     requantise,
     round_half_up,
 )
+from rqlvc.codec.interpolation import upsample_blocks
 from rqlvc.codec.quality import ANCHORS, IntegerQualityTable
 
 MEAN_LIMIT = 16 * 1024
@@ -30,11 +31,6 @@ SHIFT = 8  # weights of 1/256: +-127 reaches +-0.5, five deviations of the wides
 class Parameters(NamedTuple):
     mean: Tensor  # integers, 1/16 quantiser steps
     bins: Tensor  # integers in [0, 63]
-
-
-def scale_to_bin(scale: Tensor) -> Tensor:
-    """The (real) bin of a Laplace scale in quantiser steps."""
-    return (torch.log(scale / SCALE_MIN) / LOG_STEP).clamp(0, BINS - 1)
 
 
 def split_parameters(accumulator: Tensor, offset: Tensor, shift: int = SHIFT) -> Parameters:
@@ -294,6 +290,4 @@ class LatentCodec(nn.Module):
     def _band_bins(self, hyper: Tensor) -> Tensor:
         """The bin that the band table gives each latent, (N, C, 4H, 4W)."""
         index = torch.floor(hyper * (_TABLE_STEPS / LATENT_UNIT) + 0.5).clamp(0, _TABLE_LENGTH - 1)
-        bins = self.bands[index.long()]
-        bins = bins.repeat_interleave(GROUP, dim=1)
-        return bins.repeat_interleave(REACH, dim=2).repeat_interleave(REACH, dim=3)
+        return upsample_blocks(self.bands[index.long()].repeat_interleave(GROUP, dim=1), REACH)

@@ -92,14 +92,18 @@ def distortion(decoded: Planes, frame: Planes) -> Tensor:
 
 
 def code_chain(
-    model: VideoModel, frames: list[Planes], qualities: list[Tensor]
+    model: VideoModel, frames: list[Planes], qualities: list[Tensor], histogram: Tensor | None = None
 ) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Code a group of frames; per frame: bits per pixel (N,), distortion (N,), bits per pixel of each part."""
+    """Code a group of frames; per frame: bits per pixel (N,), distortion (N,), bits per pixel of each part.
+
+    Symbols are counted into ``histogram`` (by scale bin and magnitude), where one is given.
+    """
     height, width = frames[0].luma.shape[-2:]
     results = []
     state: State | None = None
     for frame, quality in zip(frames, qualities, strict=True):
         coder = Estimator()
+        coder.histogram = histogram
         if state is None:
             decoded, state = model.intra_frame(coder, quality, frame, (height, width))
         else:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rqlvc.codec.entropy import BINS, SYMBOL_LIMIT, Estimator, build_tables
+from rqlvc.codec.entropy import BINS, SYMBOL_LIMIT, build_tables
 from rqlvc.codec.model import VideoModel
 from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
-from rqlvc.training.codec import sample_qualities
+from rqlvc.training.codec import code_chain, sample_qualities
 from rqlvc.training.data import Clip, batches
 
 
@@ -23,18 +23,8 @@ def measure_symbols(model: VideoModel, groups: Iterator[list[Planes]], rounds: i
     rng = np.random.default_rng(0)
     for _ in range(rounds):
         frames = [Planes(f.luma.to(device), f.chroma.to(device)) for f in next(groups)]
-        height, width = frames[0].luma.shape[-2:]
-        state = None
-        for frame, level in zip(frames, sample_qualities(len(frames[0].luma), len(frames), rng), strict=True):
-            quality = level.to(device)
-            coder = Estimator()
-            coder.histogram = histogram
-            if state is None:
-                decoded, state = model.intra_frame(coder, quality, frame, (height, width))
-            else:
-                decoded, state = model.inter_frame(coder, quality, frame, state)
-            shown = Planes(decoded.luma.clamp(0, 1), decoded.chroma.clamp(0, 1))
-            state = state._replace(reference=shown)
+        levels = sample_qualities(len(frames[0].luma), len(frames), rng)
+        code_chain(model, frames, [level.to(device) for level in levels], histogram)
     return histogram.cpu()
 
 
