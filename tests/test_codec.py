@@ -10,16 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from conftest import same_picture
 from rqlvc.codec.entropy import build_tables
-from rqlvc.codec.interpolation import PEL, compensate, quarter_pel, sample, upsample_blocks
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel
 from rqlvc.codec.model import ModelConfig
+from rqlvc.codec.motion import VECTOR_LIMIT, from_latents, predict_motion, to_latents
 from rqlvc.codec.neural import NeuralCodec, load
 from rqlvc.codec.planes import Planes, fold, from_frame, to_bytes, to_frame, unfold
 from rqlvc.codec.search import block_search
-from rqlvc.codec.transforms import haar_matrix, picture_dct
+from rqlvc.codec.transforms import picture_dct
 from rqlvc.codec.weights import write_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
@@ -169,12 +171,12 @@ def test_the_range_of_rates_is_wide(codec: NeuralCodec) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(mask=False),
+        ModelConfig(mask=True),
         ModelConfig(attention=True),
         ModelConfig(motion_prediction=False),
         ModelConfig(temporal_prior=False),
     ],
-    ids=["no mask", "attention", "no motion prediction", "no temporal prior"],
+    ids=["mask", "attention", "no motion prediction", "no temporal prior"],
 )
 def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
@@ -235,9 +237,9 @@ def test_frames_survive_the_way_to_planes_and_back(width: int, height: int, seed
         assert torch.equal(back.luma, planes.luma) and torch.equal(back.chroma, planes.chroma)
 
 
-def test_linear_transforms_are_orthonormal() -> None:
-    for matrix in (picture_dct()[0], haar_matrix()):
-        assert torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5)
+def test_the_linear_transform_is_orthonormal() -> None:
+    matrix, _ = picture_dct()
+    assert torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5)
 
 
 def texture(height: int, width: int) -> Tensor:
@@ -250,51 +252,151 @@ def texture(height: int, width: int) -> Tensor:
     return (noise - noise.min()) / (noise.max() - noise.min())
 
 
+def vectors_of(x: float, y: float, rows: int, columns: int, batch: int = 1) -> Tensor:
+    """The same vector, in quarter samples, for every block."""
+    return torch.tensor([float(x), float(y)]).reshape(1, 2, 1, 1).expand(batch, 2, rows, columns)
+
+
+def moved_luma(plane: Tensor, vectors: Tensor) -> Tensor:
+    n, _, height, width = plane.shape
+    return compensate(Planes(plane, plane.new_zeros(n, 2, height // 2, width // 2)), vectors).luma
+
+
 def test_quarter_pel_keeps_the_samples_and_interpolates_waves_between_them() -> None:
     plane = texture(32, 48)
-    fine = quarter_pel(plane)
-    assert fine.shape == (1, 1, 4 * 32, 4 * 48)
-    assert torch.allclose(fine[:, :, ::PEL, ::PEL], plane, atol=1e-6)
-    x = torch.arange(4 * 48) / PEL
-    wave = torch.sin(x[::PEL] * 0.5).expand(1, 1, 32, -1)
-    inner = slice(4 * PEL, -5 * PEL)  # away from the repeated border
+    fine = quarter_pel(plane, 0)
+    assert fine.shape == (1, 4, 4, 32, 48)
+    assert torch.allclose(fine[:, :1, 0], plane, atol=1e-6)
+    assert torch.allclose(quarter_pel(plane.mT, 0), fine.transpose(1, 2).mT, atol=1e-6)
+    x = torch.arange(48)
+    wave = torch.sin(x * 0.5).expand(1, 1, 32, -1)
+    inner = slice(4, -5)  # away from the repeated border
+    between = torch.sin((x + torch.arange(PEL)[:, None] / PEL) * 0.5)
     # The filter's quarter phase lies at 15/64, which alone makes an error of 0.008; linear interpolation's is 0.03.
-    assert torch.allclose(quarter_pel(wave)[0, 0, 0, inner], torch.sin(x * 0.5)[inner], atol=0.02)
+    assert torch.allclose(quarter_pel(wave, 0)[0, 0, :, 0, inner], between[:, inner], atol=0.02)
 
 
-def test_samples_without_motion_are_the_plane() -> None:
+def test_the_margin_of_quarter_pel_repeats_the_border() -> None:
     plane = texture(32, 48)
-    assert torch.allclose(sample(quarter_pel(plane), torch.zeros(1, 2, 32, 48)), plane, atol=1e-5)
-    planes = Planes(plane, torch.cat([texture(16, 24), texture(16, 24)], dim=1))
-    still = compensate(planes, quarter_pel(planes.luma), torch.zeros(1, 2, 4, 6))
-    assert torch.allclose(still.luma, planes.luma, atol=1e-5)
-    assert torch.allclose(still.chroma, planes.chroma, atol=1e-5)
+    fine = quarter_pel(plane, 16)
+    assert fine.shape == (1, 4, 4, 32 + 32, 48 + 32)
+    assert torch.allclose(fine[..., 16:-16, 16:-16], quarter_pel(plane, 0), atol=1e-6)
+    assert torch.allclose(fine[..., -8:, -8:], plane[0, 0, -1, -1], atol=1e-5)
+    assert torch.allclose(fine[:, 0, 0, :16, 16:-16], plane[0, 0, 0], atol=1e-5)
 
 
-def test_samples_of_whole_motion_are_shifted_and_borders_repeat() -> None:
-    plane = texture(32, 48)
-    motion = torch.tensor([3.0, -2.0]).reshape(1, 2, 1, 1).expand(1, 2, 32, 48)
-    moved = sample(quarter_pel(plane), motion)
-    assert torch.allclose(moved[:, :, 2:, :-3], plane[:, :, :-2, 3:], atol=1e-4)
-    far = sample(quarter_pel(plane), torch.full((1, 2, 32, 48), 1e4))
-    assert torch.allclose(far, quarter_pel(plane)[:, :, -1:, -1:].expand_as(far), atol=1e-5)
+def scene(height: int, width: int) -> Planes:
+    """A batch of two different pictures."""
+    luma, chroma = texture(height, 2 * width), texture(height // 2, 2 * width)
+    return Planes(torch.cat(luma.chunk(2, dim=3)), torch.cat(chroma.chunk(4, dim=3)).reshape(2, 2, height // 2, -1))
+
+
+def test_without_motion_the_reference_is_repeated_exactly() -> None:
+    planes = scene(32, 48)
+    still = compensate(planes, vectors_of(0, 0, 4, 6, batch=2))
+    assert torch.equal(still.luma, planes.luma) and torch.equal(still.chroma, planes.chroma)
+
+
+def test_whole_motion_shifts_and_borders_repeat() -> None:
+    planes = scene(32, 48)
+    moved = compensate(planes, vectors_of(4 * PEL, -2 * PEL, 4, 6, batch=2))
+    assert torch.allclose(moved.luma[:, :, 2:, :-4], planes.luma[:, :, :-2, 4:], atol=1e-4)
+    assert torch.allclose(moved.chroma[:, :, 1:, :-2], planes.chroma[:, :, :-1, 2:], atol=1e-4)
+    for distance, corner in ((-1e4, slice(0, 1)), (1e4, slice(-1, None))):
+        far = compensate(planes, vectors_of(distance, distance, 4, 6, batch=2))
+        for plane, there in zip(planes, far, strict=True):
+            assert torch.allclose(there, plane[..., corner, corner].expand_as(there), atol=1e-5)
+
+
+def test_each_block_of_each_picture_moves_by_its_own_vector() -> None:
+    """Luma as the search sees it, block by block."""
+    planes = scene(32, 48)
+    vectors = torch.randint(-60, 61, (2, 2, 4, 6), generator=torch.Generator().manual_seed(5))
+    moved = compensate(planes, vectors.float()).luma[:, 0]
+    fine = quarter_pel(planes.luma, MARGIN)
+    for n, i, j in np.ndindex(2, 4, 6):
+        x, y = vectors[n, :, i, j].tolist()
+        top, left = 8 * i + y // PEL + MARGIN, 8 * j + x // PEL + MARGIN
+        expected = fine[n, y % PEL, x % PEL, top : top + 8, left : left + 8]
+        assert torch.allclose(moved[n, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("vector", range(9))
+def test_chroma_moves_by_eighths(vector: int) -> None:
+    x = torch.arange(48)
+    wave = torch.sin(x * 0.4)
+    planes = Planes(torch.zeros(1, 1, 32, 96), wave.expand(1, 2, 16, -1))
+    moved = compensate(planes, vectors_of(vector, 0, 4, 12)).chroma
+    inner = slice(4, -5)  # away from the repeated border
+    expected = torch.sin((x + vector / 8) * 0.4)
+    assert torch.allclose(moved[..., inner], expected[inner].expand(1, 2, 16, -1), atol=0.02)
+    planes = Planes(planes.luma.mT, planes.chroma.mT)
+    assert torch.allclose(compensate(planes, vectors_of(0, vector, 12, 4)).chroma, moved.mT, atol=1e-5)
+
+
+def test_vectors_are_followed_to_the_picture_before() -> None:
+    last = torch.arange(2 * 4 * 6).reshape(1, 2, 4, 6).float()
+    still = vectors_of(3, -5, 4, 6)  # less than half a block: the block at the same place
+    assert torch.equal(follow(still, last), still + last)
+    moving = vectors_of(2 * 8 * PEL, -8 * PEL + 1, 4, 6)  # two blocks right, one up
+    expected = last[:, :, [0, 0, 1, 2]][:, :, :, [2, 3, 4, 5, 5, 5]]  # beyond the border the nearest
+    assert torch.equal(follow(moving, last) - moving, expected)
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (5.0, -3.0), (-17.0, 11.0), (2.25, -0.75), (-6.5, 4.0)])
 def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     height, width = 96, 128
     reference = texture(height, width)
-    fine = quarter_pel(reference)
-    field = torch.tensor(motion).reshape(1, 2, 1, 1).expand(1, 2, height // 8, width // 8)
-    luma = sample(fine, upsample_blocks(field, 8))
-    found, _ = block_search(luma, reference, fine, torch.zeros_like(field), torch.tensor([0.04]))
+    fine = quarter_pel(reference, MARGIN)
+    field = vectors_of(motion[0] * PEL, motion[1] * PEL, height // 8, width // 8)
+    luma = moved_luma(reference, field)
+    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.tensor([0.04]))
+    assert torch.equal(found, found.round())
     inside = (found == field).all(dim=1)[0, 3:-3, 3:-3]  # blocks whose match lies inside the reference
     assert inside.float().mean() > 0.95
-    error = (sample(fine, upsample_blocks(found, 8)) - luma).abs().mean()
+    error = (moved_luma(reference, found) - luma).abs().mean()
     assert error < 0.1 * max((reference - luma).abs().mean(), 0.01)
 
 
 def test_block_search_follows_the_free_prediction_where_nothing_tells() -> None:
     flat = torch.full((1, 1, 64, 64), 0.5)
-    predicted = torch.tensor([4.0, -8.0]).reshape(1, 2, 1, 1).expand(1, 2, 8, 8)
-    assert torch.equal(block_search(flat, flat, quarter_pel(flat), predicted, torch.tensor([0.1]))[0], predicted)
+    predicted = vectors_of(17, -32, 8, 8)
+    found = block_search(flat, flat, quarter_pel(flat, MARGIN), predicted, torch.tensor([0.1]))
+    assert torch.equal(found, predicted)
+
+
+def test_block_search_splits_a_square_only_for_a_reason() -> None:
+    """Blocks that move otherwise than their square are found; those that are only noisy follow it."""
+    reference = texture(96, 128)
+    field = torch.zeros(1, 2, 12, 16)
+    field[:, :, :, 7:] = torch.tensor([20.0, -12.0]).reshape(2, 1, 1)  # an edge of motion through squares
+    field[:, :, 5, 2] = torch.tensor([2.0, -1.0])  # a block on its own
+    noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3)) * 0.01
+    luma = moved_luma(reference, field) + noise
+    fine = quarter_pel(reference, MARGIN)
+    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.tensor([0.1]))
+    assert torch.equal(found, field)
+
+
+@given(arrays.arrays(np.int32, (2, 2, 4, 6), elements=st.integers(-VECTOR_LIMIT, VECTOR_LIMIT)))
+def test_motion_survives_the_way_to_latents_and_back(field: np.ndarray) -> None:
+    vectors = torch.from_numpy(field).float()
+    assert torch.equal(from_latents(to_latents(vectors)), vectors)
+
+
+def test_predicted_motion_is_the_last_without_what_moved_alone() -> None:
+    last = torch.zeros(1, 2, 6, 8)
+    last[:, :, :, 4:] = 7.0  # an edge of motion stays
+    noisy = last.clone()
+    noisy[0, 0, 2, 1] = 30.0
+    assert torch.equal(predict_motion(noisy), last) and torch.equal(predict_motion(last), last)
+
+
+def test_what_does_not_change_is_repeated_exactly(codec: NeuralCodec) -> None:
+    """Coding a decoded picture again costs a few bytes and changes nothing, however often."""
+    first = encode_stream(codec, moving_frames(96, 64, 1), [40.0]).coded[0]
+    frame, state = first.reconstruction, first.state
+    for _ in range(8):
+        coded = codec.encode(frame, 40.0, state)
+        assert same_picture(coded.reconstruction, frame) and len(coded.payload) < 40
+        state = coded.state

@@ -1,5 +1,7 @@
 """Latents to bits and back: tables, escapes, the three coders side by side, and what their bit counts are worth."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -39,10 +41,10 @@ def codec() -> NeuralCodec:
     return neural_codec()
 
 
-def checkerboard(like: torch.Tensor) -> torch.Tensor:
-    """1 on the even squares."""
-    i, j = torch.arange(like.shape[-2])[:, None], torch.arange(like.shape[-1])
-    return ((i + j) % 2 == 0).to(like.dtype)[None, None]
+def halves(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The even columns of all, then the odd ones: what is coded at once need not be all."""
+    for start in range(2):
+        yield tuple(tensor[..., start::2] for tensor in tensors)
 
 
 def check_tables(tables: np.ndarray) -> None:
@@ -100,35 +102,47 @@ shape = (1, 3, 4, 5)
     arrays.arrays(np.int32, shape, elements=st.integers(0, BINS - 1)),
 )
 def test_what_is_written_is_read(values: np.ndarray, means: np.ndarray, bin_indices: np.ndarray) -> None:
-    """Any symbols, escapes too, around any means, in two checkerboard steps."""
+    """Any symbols, escapes too, around any means, in two steps."""
     mean, bins = torch.from_numpy(means).float(), torch.from_numpy(bin_indices).float()
     value = torch.from_numpy(values).float() + mean / LATENT_UNIT
-    first = checkerboard(mean)
     writer = Writer(LAPLACE)
-    written = [writer.latent(value, mean, bins, where) for where in (first, 1 - first)]
-    data = writer.finish()
-    reader = Reader(LAPLACE, data)
-    read = [reader.latent(None, mean, bins, where) for where in (first, 1 - first)]
+    written = [writer.latent(*half) for half in halves(value, mean, bins)]
+    reader = Reader(LAPLACE, writer.finish())
+    read = [reader.latent(None, *half) for half in halves(mean, bins)]
     assert all(torch.equal(a, b) for a, b in zip(written, read, strict=True))
     assert writer.checksum == reader.checksum
-    coded = np.where(bin_indices > SKIP_BIN, values, 0)
-    assert np.array_equal(sum(read).numpy(), coded * LATENT_UNIT + means)
+    expected = torch.from_numpy(np.where(bin_indices > SKIP_BIN, values, 0) * LATENT_UNIT + means).float()
+    assert all(torch.equal(a, b) for a, (b,) in zip(read, halves(expected), strict=True))
 
 
 def test_symbols_beyond_the_escape_are_clamped_and_still_decode() -> None:
     mean, bins = torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 30.0)
     writer = Writer(LAPLACE)
-    written = writer.latent(torch.tensor([[[[1e9, -1e9]]]]), mean, bins, torch.ones_like(mean))
-    read = Reader(LAPLACE, writer.finish()).latent(None, mean, bins, torch.ones_like(mean))
+    written = writer.latent(torch.tensor([[[[1e9, -1e9]]]]), mean, bins)
+    read = Reader(LAPLACE, writer.finish()).latent(None, mean, bins)
     assert torch.equal(written, read) and read.abs().max() == ESCAPE_LIMIT * LATENT_UNIT
 
 
 def test_latents_of_the_skipped_bin_cost_nothing() -> None:
     mean, bins = torch.full((1, 4, 8, 8), 5.0), torch.full((1, 4, 8, 8), float(SKIP_BIN))
     writer = Writer(LAPLACE)
-    latent = writer.latent(torch.randn(1, 4, 8, 8), mean, bins, torch.ones_like(mean))
+    latent = writer.latent(torch.randn(1, 4, 8, 8), mean, bins)
     assert torch.equal(latent, mean) and sum(writer.bits.values()) == 0
     assert not writer.finish().strip(b"\0")
+
+
+@pytest.mark.parametrize("part", ["texture hyper", "motion hyper"])
+def test_hyper_latents_are_coded_in_every_bin(part: str) -> None:
+    """However silent a band is expected to be, the encoder can say that it is not."""
+    value, mean = torch.tensor([[0.0, 1.0, -40.0]]), torch.tensor([[16.0, 0.0, -32.0]])
+    bins = torch.full_like(mean, SKIP_BIN)
+    writer = Writer(LAPLACE)
+    writer.part = part
+    written = writer.latent(value, mean, bins)
+    assert torch.equal(written, value * LATENT_UNIT) and writer.bits[part] > 20
+    reader = Reader(LAPLACE, writer.finish())
+    reader.part = part
+    assert torch.equal(reader.latent(None, mean, bins), written)
 
 
 def _laplace_latents(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,10 +154,10 @@ def _laplace_latents(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_estimate_agrees_with_the_writer_and_the_writer_with_its_bytes() -> None:
     value, bins = _laplace_latents(0)
-    mean, where = torch.zeros_like(value), torch.ones_like(value)
+    mean = torch.zeros_like(value)
     writer, estimator = Writer(LAPLACE), Estimator()
-    written = writer.latent(value, mean, bins, where)
-    estimated = estimator.latent(value, mean, bins, where)
+    written = writer.latent(value, mean, bins)
+    estimated = estimator.latent(value, mean, bins)
     assert torch.equal(written, estimated)
     content = writer.bits["total"]
     assert float(estimator.bits["total"].sum()) == pytest.approx(content, rel=0.01)
@@ -154,13 +168,12 @@ def test_the_estimator_counts_symbols_by_bin() -> None:
     value, bins = _laplace_latents(1)
     estimator = Estimator()
     estimator.histogram = torch.zeros(BINS, SYMBOL_LIMIT + 1, dtype=torch.int64)
-    first = checkerboard(value)
-    mean = torch.zeros_like(value)
-    latents = sum(estimator.latent(value, mean, bins, where) for where in (first, 1 - first))
+    latents = [estimator.latent(*half) for half in halves(value, torch.zeros_like(value), bins)]
     assert estimator.histogram.sum() == value.numel()
-    magnitudes = (latents.abs() / LATENT_UNIT).clamp(max=SYMBOL_LIMIT).long()
+    magnitudes = (torch.cat(latents, dim=-1).abs() / LATENT_UNIT).clamp(max=SYMBOL_LIMIT).long()
+    places = torch.cat([half for (half,) in halves(bins)], dim=-1)
     for index in (1, 30, 63):
-        expected = torch.bincount(magnitudes[bins == index], minlength=SYMBOL_LIMIT + 1)
+        expected = torch.bincount(magnitudes[places == index], minlength=SYMBOL_LIMIT + 1)
         assert torch.equal(estimator.histogram[index], expected)
 
 
@@ -168,9 +181,21 @@ def test_the_estimate_has_a_gradient_for_values() -> None:
     value = torch.tensor([[[[3.2, -0.1]]]], requires_grad=True)
     estimator = Estimator()
     bins = torch.full((1, 1, 1, 2), 20.0)
-    estimator.latent(value, torch.zeros(1, 1, 1, 2), bins, torch.ones(1, 1, 1, 2))
+    estimator.latent(value, torch.zeros(1, 1, 1, 2), bins)
     estimator.bits["total"].sum().backward()
     assert value.grad is not None and value.grad[0, 0, 0, 0] > 0  # a smaller magnitude would be cheaper
+
+
+def test_training_passes_on_what_rounding_keeps() -> None:
+    """A coded latent moves with its value; one that was rounded away hardly does, but moves with its mean."""
+    value = torch.tensor([[3.2, 0.05]], requires_grad=True)
+    mean = torch.tensor([[16.0, 0.0]], requires_grad=True)
+    latent = Estimator().latent(value, mean, torch.full((1, 2), 20.0))
+    assert latent.tolist() == [[48.0, 0.0]]
+    latent.sum().backward()
+    assert value.grad is not None and mean.grad is not None
+    assert value.grad[0, 0] == LATENT_UNIT and 0 < value.grad[0, 1] < 0.01 * LATENT_UNIT
+    assert mean.grad[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("quality", [20.0, 45.0, 63.0])

@@ -191,7 +191,6 @@ def _compiled(codec: NeuralCodec, wrap: Callable[[nn.Module], nn.Module]) -> Neu
     model.intra.synthesis = wrap(model.intra.synthesis)
     model.inter.synthesis = wrap(model.inter.synthesis)
     model.prediction = wrap(model.prediction)
-    model.motion_prediction = wrap(model.motion_prediction)
     return codec
 
 

@@ -22,9 +22,9 @@ def train_codec(
     start_from: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Start from a checkpoint or a weights file.")
     ] = None,
-    stages: Annotated[str, typer.Option(help="Stages to run, by name, with commas.")] = "intra,pair,chain",
+    stages: Annotated[str, typer.Option(help="Stages to run, by name, with commas.")] = "intra,pair,chain,group",
     scale: Annotated[float, typer.Option(min=0.0001, help="Times the usual number of steps.")] = 1.0,
-    mask: Annotated[bool, typer.Option(help="Soft mask of the prediction.")] = True,
+    mask: Annotated[bool, typer.Option(help="Soft mask of the prediction.")] = False,
     attention: Annotated[bool, typer.Option(help="Attention over frame and condition at 1/16.")] = False,
     motion_prediction: Annotated[bool, typer.Option(help="Predict motion from decoded motion.")] = True,
     temporal_prior: Annotated[bool, typer.Option(help="The prior looks at the last frame's latents.")] = True,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rqlvc.codec.integer import LATENT_UNIT, straight_through
+from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.errors import RqlvcError
 
 BINS = 64
@@ -26,7 +26,8 @@ LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (BINS - 1)
 """Bin b stands for a Laplace distribution of scale SCALE_MIN * exp(b * LOG_STEP)."""
 
 SKIP_BIN = 0
-"""Latents of this bin are not coded: they differ from their mean with a probability below 0.3 %."""
+"""Latents of this bin are not coded: they differ from their mean with a probability below 0.3 %. Hyper-latents are,
+for else a band that the prior takes to be silent would stay so, whatever the picture holds."""
 
 SYMBOL_LIMIT = 255
 """Symbols beyond a bin's support are coded as an escape, then plainly."""
@@ -35,15 +36,11 @@ ESCAPE_LIMIT = 2**15 - 1
 TABLE_TOTAL = 2**16
 """Each table's integer frequencies add up to this."""
 
-RATE_TRUST = 0.6
+RATE_TRUST = 0.8
 """Share of a symbol's cost that the quantiser counts: detail that is coded also serves the frames to come."""
-BIT_PRICE = {
-    # lambda * step^2 / 1.5 = 6 / ln2 bits a squared step is the high-rate optimum of the samples' quantiser.
-    "texture": RATE_TRUST * math.log(2) / 6,
-    # Half as much: motion's steps start finer than they need be where prediction is all that is coded.
-    "motion": RATE_TRUST * math.log(2) / 3,
-}
-"""Squared quantiser steps that a bit is worth, by part; hyper-latents are not in it: they are rounded to nearest."""
+BIT_PRICE = {"texture": RATE_TRUST * math.log(2) / 6}
+"""Squared quantiser steps that a bit is worth: lambda * step^2 / 1.5 = 6 / ln2 bits a squared step is the high-rate
+optimum of the samples' quantiser. Other parts are rounded to nearest: hyper-latents, and motion, which is whole."""
 
 Symbols = npt.NDArray[np.int32]
 
@@ -99,6 +96,22 @@ def quantise(value: Tensor, bins: Tensor, rounding: Rounding) -> Tensor:
     return torch.sign(value) * torch.where(magnitude < threshold, 0.0, rounded)
 
 
+SOFTNESS = 3
+"""Exponent of :func:`gradient_share` below the rounding threshold."""
+
+
+def gradient_share(value: Tensor, symbol: Tensor, bins: Tensor, rounding: Rounding) -> Tensor:
+    """How much of a change of ``value`` its rounding is taken to pass on, in [0, 1]: training's straight-through rule.
+
+    All of it where a symbol is coded, next to nothing far below the threshold. Were it all of it everywhere, an inter
+    frame would seem not to depend on its prediction, whose every change the residual makes up for: but nearly all of
+    the residual is rounded to zero.
+    """
+    threshold = rounding.threshold.to(value.device)[bins.long()]
+    below = (value.abs() / threshold).clamp(max=1) ** SOFTNESS
+    return torch.where(symbol == 0, below, 1.0)
+
+
 def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
     """Zero, with the gradient in ``value`` that the rate has in truth: bits per step of magnitude.
 
@@ -119,12 +132,11 @@ class Coder(Protocol):
     part: str
     """Where bits are booked from now on: "motion", "texture", or the hyper-latents of either, as "motion hyper"."""
 
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
-        """Code latents and return them as both sides know them, in 1/16 steps, zero outside ``where``.
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
+        """Code latents and return them as both sides know them, in 1/16 steps.
 
         ``value``: real latents in quantiser steps, None when decoding. ``mean``: integers in 1/16 steps. ``bins``:
-        integer scale bins in [0, 63]. ``where``: 1 at the positions to code, 0 elsewhere. All of shape
-        (batch, channels, height, width).
+        integer scale bins in [0, 63]. All of one shape, samples of the batch first.
         """
         ...
 
@@ -137,26 +149,29 @@ class Estimator:
         self.part = "total"
         self.histogram: Tensor | None = None
 
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         assert value is not None
         centred = value - mean / LATENT_UNIT
-        rounded = quantise(centred.detach(), bins.detach(), laplace_rounding(self.part)).clamp(
-            -ESCAPE_LIMIT, ESCAPE_LIMIT
-        )
-        cost = (laplace_bits(rounded, bins) + rate_gradient(centred, rounded, bins)) * where
-        self.bits[self.part] = self.bits.get(self.part, 0) + cost.sum(dim=(1, 2, 3))  # type: ignore[call-overload]
+        rounding, known = laplace_rounding(self.part), bins.detach()
+        symbol = quantise(centred.detach(), known, rounding).clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT).to(value.dtype)
+        if centred.requires_grad:
+            share = gradient_share(centred.detach(), symbol, known, rounding)
+            passed = (centred - centred.detach()) * share
+            cost = laplace_bits(symbol, bins) + rate_gradient(centred.detach() + passed, symbol, known)
+        else:
+            passed, cost = torch.zeros_like(symbol), laplace_bits(symbol, bins)
+        self.bits[self.part] = self.bits.get(self.part, 0) + cost.flatten(1).sum(dim=1)  # type: ignore[call-overload]
         if self.histogram is not None:
-            _count(self.histogram, rounded, bins, where)
+            _count(self.histogram, symbol, known)
         # With the symbol held, the latent moves with its mean: that gradient is real, so it is kept.
-        return (straight_through(value, rounded.to(value.dtype)) * LATENT_UNIT + mean) * where
+        return (symbol + passed) * LATENT_UNIT + mean
 
 
-def _count(histogram: Tensor, symbols: Tensor, bins: Tensor, where: Tensor) -> None:
+def _count(histogram: Tensor, symbols: Tensor, bins: Tensor) -> None:
     """Add symbols to ``histogram`` of shape (64, SYMBOL_LIMIT + 1), by bin and magnitude."""
-    coded = where.expand_as(symbols) > 0
-    magnitude = symbols[coded].abs().clamp(max=SYMBOL_LIMIT).long()
-    index = bins.detach()[coded].long() * (SYMBOL_LIMIT + 1) + magnitude
-    histogram += torch.bincount(index, minlength=histogram.numel()).reshape(histogram.shape)
+    magnitude = symbols.abs().clamp(max=SYMBOL_LIMIT).long()
+    index = bins.long() * (SYMBOL_LIMIT + 1) + magnitude
+    histogram += torch.bincount(index.flatten(), minlength=histogram.numel()).reshape(histogram.shape)
 
 
 # --- probability tables -------------------------------------------------------------------------------------------
@@ -207,10 +222,10 @@ class Tables:
 
     def __init__(self, frequencies: npt.NDArray[np.int32]) -> None:
         self.models = []
-        self.limits = []
+        self.limits = np.array([support(index) for index in range(BINS)], np.int32)
         self.cost = np.zeros((BINS, SYMBOL_LIMIT + 2), np.float64)
         for index in range(BINS):
-            limit = support(index)
+            limit = int(self.limits[index])
             start = SYMBOL_LIMIT - limit
             row = np.concatenate([frequencies[index, start : start + 2 * limit + 1], frequencies[index, -1:]])
             if row.min() < 1 or row.sum() != TABLE_TOTAL:
@@ -218,7 +233,6 @@ class Tables:
             # Integers over a power of two are exact floats, so every machine builds the same coder.
             probabilities = row.astype(np.float64) / TABLE_TOTAL
             self.models.append(constriction.stream.model.Categorical(probabilities, perfect=False))
-            self.limits.append(limit)
             self.cost[index] = 16 - math.log2(row[-1] / TABLE_TOTAL)  # escape, then 16 plain bits
             self.cost[index, : limit + 1] = -np.log2(row[limit : 2 * limit + 1] / TABLE_TOTAL)
 
@@ -234,20 +248,21 @@ class Tables:
 _PLAIN = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT + 2)
 
 
-def _groups(bins: Tensor, where: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _groups(bins: Tensor, part: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Flat positions to code, sorted by bin, and the number in each bin."""
-    coded = ((where > 0) & (bins > SKIP_BIN)).expand_as(bins).reshape(-1).cpu().numpy()
     flat = bins.reshape(-1).to(torch.uint8).cpu().numpy()
-    positions = np.flatnonzero(coded)
-    keys = flat[positions]
-    return positions[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=BINS)
+    counts = np.bincount(flat, minlength=BINS)
+    first = 0 if part.endswith("hyper") else SKIP_BIN + 1
+    skipped = int(counts[:first].sum())
+    counts[:first] = 0
+    return np.argsort(flat, kind="stable")[skipped:], counts
 
 
-def _place(symbols: Tensor, index: Tensor, mean: Tensor, where: Tensor) -> Tensor:
-    """Latents in 1/16 steps from symbols at flat positions: the mean where no symbol was coded, zero elsewhere."""
+def _place(symbols: Tensor, index: Tensor, mean: Tensor) -> Tensor:
+    """Latents in 1/16 steps from symbols at flat positions: the mean where no symbol was coded."""
     latent = mean.reshape(-1).clone()
     latent[index] += symbols.to(mean.dtype) * LATENT_UNIT
-    return latent.reshape(mean.shape) * where
+    return latent.reshape(mean.shape)
 
 
 class Writer:
@@ -260,9 +275,9 @@ class Writer:
         self.bits: dict[str, float] = {}
         self.checksum = 0
 
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         assert value is not None
-        positions, counts = _groups(bins, where)
+        positions, counts = _groups(bins, self.part)
         index = torch.from_numpy(positions).to(mean.device)
         centred = value.reshape(-1)[index].float() - mean.reshape(-1)[index].float() / LATENT_UNIT
         symbols = quantise(centred, bins.reshape(-1)[index], self.tables.rounding(self.part))
@@ -270,21 +285,23 @@ class Writer:
         ordered = symbols.cpu().numpy().astype(np.int32)
         self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
         self._put(ordered, counts)
-        return _place(symbols, index, mean, where)
+        return _place(symbols, index, mean)
 
     def _put(self, symbols: Symbols, counts: npt.NDArray[np.int64]) -> None:
-        begin, bits = 0, 0.0
+        bins = np.repeat(np.arange(BINS), counts)
+        limits = self.tables.limits[bins]
+        magnitude = np.abs(symbols)
+        outside = magnitude > limits
+        coded = np.where(outside, 2 * limits + 1, symbols + limits)
+        escapes = np.unique(bins[outside])
+        begin = 0
         for index in np.flatnonzero(counts):
-            chunk = symbols[begin : begin + counts[index]]
+            chunk = slice(begin, begin + counts[index])
             begin += counts[index]
-            limit = self.tables.limits[index]
-            outside = np.abs(chunk) > limit
-            coded = np.where(outside, 2 * limit + 1, chunk + limit).astype(np.int32)
-            self.encoder.encode(coded, self.tables.models[index])
-            if outside.any():
-                self.encoder.encode((chunk[outside] + ESCAPE_LIMIT).astype(np.int32), _PLAIN)
-            magnitude = np.minimum(np.abs(chunk), SYMBOL_LIMIT + 1)
-            bits += float(self.tables.cost[index][magnitude].sum())
+            self.encoder.encode(coded[chunk], self.tables.models[index])
+            if index in escapes:
+                self.encoder.encode(symbols[chunk][outside[chunk]] + ESCAPE_LIMIT, _PLAIN)
+        bits = float(self.tables.cost[bins, np.minimum(magnitude, SYMBOL_LIMIT + 1)].sum())
         self.bits[self.part] = self.bits.get(self.part, 0.0) + bits
 
     def finish(self) -> bytes:
@@ -311,18 +328,18 @@ class Reader:
         self.part = "total"
         self.checksum = 0
 
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, where: Tensor) -> Tensor:
-        positions, counts = _groups(bins, where)
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
+        positions, counts = _groups(bins, self.part)
         ordered = self._get(counts)
         self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
         index = torch.from_numpy(positions).to(mean.device)
-        return _place(torch.from_numpy(ordered).to(mean.device), index, mean, where)
+        return _place(torch.from_numpy(ordered).to(mean.device), index, mean)
 
     def _get(self, counts: npt.NDArray[np.int64]) -> Symbols:
         chunks = []
         try:
             for index in np.flatnonzero(counts):
-                limit = self.tables.limits[index]
+                limit = int(self.tables.limits[index])
                 chunk = self.decoder.decode(self.tables.models[index], int(counts[index])) - limit
                 outside = np.flatnonzero(chunk == limit + 1)
                 if len(outside):

@@ -2,6 +2,7 @@
 
 from rqlvc.codec.integer import ACTIVATION_LIMIT, COMPANDED_LIMIT, EXACT_LIMIT, IntegerConv
 from rqlvc.codec.model import VideoModel
+from rqlvc.codec.motion import SEEN_LIMIT
 from rqlvc.codec.prior import SHIFT, LatentCodec, Step
 from rqlvc.codec.quality import IntegerQualityTable
 from rqlvc.errors import RqlvcError
@@ -35,7 +36,10 @@ def _latent_codec(codec: LatentCodec, side: int) -> dict[str, int]:
         assert isinstance(step, Step)
         bounds[f"prior.{index}.known"] = known + _conv(step.context, COMPANDED_LIMIT)
         bounds[f"prior.{index}.inner"] = _conv(step.inner, ACTIVATION_LIMIT)
-        bounds[f"prior.{index}.out"] = _conv(step.out, ACTIVATION_LIMIT)
+    for index, (low, rest) in enumerate(zip(prior.low_heads, prior.rest_heads, strict=True)):
+        assert isinstance(low, IntegerConv) and isinstance(rest, IntegerConv)
+        bounds[f"prior.low.{index}"] = _conv(low, ACTIVATION_LIMIT)
+        bounds[f"prior.rest.{index}"] = _conv(rest, ACTIVATION_LIMIT)
     return bounds
 
 
@@ -43,7 +47,7 @@ def accumulator_bounds(model: VideoModel) -> dict[str, int]:
     """The largest magnitude that each accumulator (sums over branches included) can take, by name."""
     groups = {
         "intra": _latent_codec(model.intra.latents, 0),
-        "motion": _latent_codec(model.motion.latents, 0),
+        "motion": _latent_codec(model.motion.latents, _conv(model.motion.condition, SEEN_LIMIT)),
         "inter": _latent_codec(model.inter.latents, _conv(model.motion_side, COMPANDED_LIMIT)),
     }
     return {f"{group}.{name}": bound + _ROUNDING for group, bounds in groups.items() for name, bound in bounds.items()}

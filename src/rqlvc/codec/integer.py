@@ -33,19 +33,18 @@ def round_half_up(value: Tensor) -> Tensor:
 
 
 def companding_table() -> Tensor:
-    """Integers that compress a latent's magnitude (index, in 1/16 steps): gain * log2(1 + |v|), at most 127.
+    """Integers that compress a latent (in 1/16 steps; index 0 is the lowest): gain * log2(1 + |v|), at most 127.
 
     A table and not a formula, because a logarithm may differ in its last bit between machines.
     """
     magnitude = torch.arange(16 * 96, dtype=torch.float64) / LATENT_UNIT
-    companded = torch.floor(COMPANDING_GAIN * torch.log2(1 + magnitude) + 0.5)
-    return companded.clamp(max=COMPANDED_LIMIT).float()
+    companded = torch.floor(COMPANDING_GAIN * torch.log2(1 + magnitude) + 0.5).clamp(max=COMPANDED_LIMIT).float()
+    return torch.cat([-companded[1:].flip(0), companded])
 
 
 def compand(latent: Tensor, table: Tensor) -> Tensor:
     """Network input from integer latents (in 1/16 steps): log-compressed magnitude with the sign kept."""
-    index = latent.abs().clamp(max=table.numel() - 1).long()
-    return torch.sign(latent) * table[index]
+    return table[(latent + table.numel() // 2).clamp(0, table.numel() - 1).long()]
 
 
 def linear_input(latent: Tensor) -> Tensor:

@@ -1,85 +1,75 @@
-"""The motion codec: vectors of 8x8 blocks, predicted from the last frame's, coded at 1/16 as a Haar transform."""
+"""Motion of 8x8 blocks: predicted from the last frame's, coded without loss at 1/16.
 
-import math
+Vectors are integers in quarter samples, held in floating point. What is decoded is therefore the same on every
+machine, and a block that does not move stays exactly where it is: vectors that were real numbers crept by hundredths
+of a sample, and every frame's interpolation blurred the reference a little more.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.integer import LATENT_UNIT
-from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
-from rqlvc.codec.prior import LatentCodec
-from rqlvc.codec.quality import QualityTable, anchor_qualities
-from rqlvc.codec.transforms import haar_matrix
+from rqlvc.codec.entropy import Coder
+from rqlvc.codec.integer import LATENT_UNIT, IntegerConv
+from rqlvc.codec.prior import LatentCodec, Latents
+from rqlvc.codec.quality import ANCHORS
 
-LATENTS = 16  # the 8 Haar coefficients of both components, and 8 that training may use
-LOW = (0, 4)  # the mean of each component
+LATENTS = 8  # of the four blocks of a 16x16 square: x of the first, differences of the others from it; then y
+LOW = (0, 4)
 WIDTH = 32
-STEP_COARSE = 1.0  # initial quantiser step of Haar coefficients at q = 0, luma samples: 1/2 sample of a 16x16 block
-STEP_FINE = 0.25  # at q = 63
-VECTOR_UNIT = 8.0  # networks see vectors in units of 8 samples
-PREDICTION_UNIT = 0.25
-"""Luma samples that the prediction's correction counts in: at 8, a usual learning rate moved it by whole samples a
-step, and it ran away."""
+VECTOR_LIMIT = 4095
+"""Quarter samples; what a damaged stream may ask for at most."""
+SEEN_LIMIT = 127  # quarter samples, of what the prior sees of predicted vectors
+INITIAL_SCALES = (2.0, 0.3, 0.3, 0.3) * 2  # of the latents, quarter samples
 
 
-def _initial_step() -> Tensor:
-    position = anchor_qualities()[:, None] / anchor_qualities()[-1]
-    return torch.exp(math.log(STEP_COARSE) * (1 - position) + math.log(STEP_FINE) * position)
+def predict_motion(last: Tensor) -> Tensor:
+    """The last field (N, 2, H, W) with each component's median over 3x3 blocks: what moved alone was often noise."""
+    padded = F.pad(last, [1] * 4, mode="replicate")
+    return padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).median(dim=4).values
 
 
-class MotionPrediction(nn.Module):
-    """Motion extrapolated from the last two decoded fields; starts as the last field repeated."""
+def to_latents(field: Tensor) -> Tensor:
+    """Vectors (N, 2, 2H, 2W) to the first of each square and three differences from it (N, 8, H, W)."""
+    n, _, height, width = field.shape
+    blocks = F.pixel_unshuffle(field, 2).reshape(n, 2, 4, height // 2, width // 2)
+    return torch.cat([blocks[:, :, :1], blocks[:, :, 1:] - blocks[:, :, :1]], dim=2).flatten(1, 2)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = conv(4, WIDTH)
-        self.out = zero_conv(WIDTH, 2)
 
-    def forward(self, last: Tensor, before: Tensor) -> Tensor:
-        x = F.leaky_relu(self.head(torch.cat([last, before], dim=1) / VECTOR_UNIT), 0.1)
-        return last + self.out(x).float() * PREDICTION_UNIT
+def from_latents(latents: Tensor) -> Tensor:
+    """Inverse of :func:`to_latents`."""
+    n, _, height, width = latents.shape
+    blocks = latents.reshape(n, 2, 4, height, width)
+    blocks = torch.cat([blocks[:, :, :1], blocks[:, :, 1:] + blocks[:, :, :1]], dim=2)
+    return F.pixel_shuffle(blocks.flatten(1, 2), 2)
 
 
 class MotionCodec(nn.Module):
-    """Motion fields (N, 2, H / 8, W / 8; x, y in luma samples) to integer latents (N, 16, H / 16, W / 16) and back."""
-
-    haar: Tensor
+    """Differences of motion from its prediction, coded knowing the prediction."""
 
     def __init__(self, temporal: bool) -> None:
         super().__init__()
-        step = _initial_step().expand(-1, LATENTS)
-        self.register_buffer("haar", haar_matrix(), persistent=False)
-        self.gain = QualityTable(-torch.log(step))
-        self.inverse_gain = QualityTable(torch.log(step))
-        self.analysis_head = conv(20, WIDTH)
-        self.analysis_scale = QualityScale(WIDTH)
-        self.analysis_block = ResidualBlock(WIDTH)
-        self.analysis_out = zero_conv(WIDTH, LATENTS)
-        self.synthesis_head = conv(LATENTS + 8, WIDTH)
-        self.synthesis_scale = QualityScale(WIDTH)
-        self.synthesis_block = ResidualBlock(WIDTH)
-        self.synthesis_out = zero_conv(WIDTH, 8)
-        scale = torch.tensor([0.8, 0.4, 0.4, 0.3] * 2 + [0.05] * 8)
-        self.latents = LatentCodec("motion", scale / step, LOW, WIDTH, linear=True, temporal=temporal)
+        scales = torch.tensor(INITIAL_SCALES).expand(ANCHORS, -1)
+        self.latents = LatentCodec("motion", scales, LOW, WIDTH, linear=True, whole=True, temporal=temporal)
+        self.condition = IntegerConv(LATENTS, WIDTH, 3, gain=0.2)
 
-    def analyse(self, motion: Tensor, predicted: Tensor, error: Tensor, quality: Tensor) -> Tensor:
-        """Latents in quantiser steps. ``error``: mean absolute prediction error of each block (N, 1, H / 8, W / 8)."""
-        difference = F.pixel_unshuffle(motion - predicted, 2)
+    def forward(
+        self,
+        coder: Coder,
+        motion: Tensor | None,
+        predicted: Tensor,
+        quality: Tensor,
+        past: Latents | None,
+        past_quality: Tensor | None,
+    ) -> tuple[Tensor, Latents]:
+        """Code ``motion`` (N, 2, H / 8, W / 8; quarter samples; None when decoding); returns it, decoded."""
         with torch.autocast(quality.device.type, enabled=False):
-            linear = F.conv2d(difference, self.haar[:, :, None, None])
-        seen = torch.cat([difference / VECTOR_UNIT, F.pixel_unshuffle(predicted, 2) / VECTOR_UNIT], dim=1)
-        seen = torch.cat([seen, F.pixel_unshuffle(error, 2) * 16], dim=1)
-        x = F.leaky_relu(self.analysis_scale(self.analysis_head(seen), quality), 0.1)
-        correction = self.analysis_out(self.analysis_block(x)).float()
-        return (F.pad(linear, (0, 0, 0, 0, 0, LATENTS - 8)) + correction) * torch.exp(self.gain(quality))
-
-    def synthesise(self, coded: Tensor, predicted: Tensor, quality: Tensor) -> Tensor:
-        latent = coded.float() / LATENT_UNIT * torch.exp(self.inverse_gain(quality))
-        with torch.autocast(quality.device.type, enabled=False):
-            # Float32: vectors rounded to bfloat16 would move the prediction, and the next frame's vectors with it.
-            linear = F.conv2d(latent[:, :8], self.haar.T[:, :, None, None])
-        seen = torch.cat([latent, F.pixel_unshuffle(predicted, 2)], dim=1) / VECTOR_UNIT
-        x = F.leaky_relu(self.synthesis_scale(self.synthesis_head(seen), quality), 0.1)
-        correction = self.synthesis_out(self.synthesis_block(x)).float()
-        return predicted + F.pixel_shuffle(linear + correction, 2)
+            seen = to_latents(predicted).clamp(-SEEN_LIMIT, SEEN_LIMIT)
+            known = self.condition(seen.to(self.condition.weight.dtype))
+        latent = None if motion is None else to_latents(motion - predicted)
+        size = (predicted.shape[-2] // 2, predicted.shape[-1] // 2)
+        coded = self.latents(coder, latent, size, quality, known, past, past_quality)
+        # Coded without loss, motion does not depend on its prior: no gradient but the rate's flows back there.
+        coded = coded.detach()
+        moved = predicted + from_latents(coded.latent.float() / LATENT_UNIT)
+        return moved.clamp(-VECTOR_LIMIT, VECTOR_LIMIT), coded

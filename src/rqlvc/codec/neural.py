@@ -18,7 +18,7 @@ from rqlvc.media.frame import Frame
 
 
 class CodecState(NamedTuple):
-    """The decoded-picture buffer; its reference is the 8-bit picture that is shown."""
+    """The decoded-picture buffer; its pictures are the 8-bit ones that are shown."""
 
     state: State
     size: tuple[int, int]  # height, width of the picture itself
@@ -78,8 +78,11 @@ class NeuralCodec:
         if state is None:
             decoded, after = self.model.intra_frame(coder, level, planes, padded_size(*size))
         else:
-            known = state.state._replace(reference=from_bytes(state.state.reference))
+            before = state.state
+            past = None if before.past is None else from_bytes(before.past)
+            known = before._replace(reference=from_bytes(before.reference), past=past)
             decoded, after = self.model.inter_frame(coder, level, planes, known)
+            after = after._replace(past=before.reference)
         shown = to_bytes(decoded)
         return shown, after._replace(reference=shown)
 

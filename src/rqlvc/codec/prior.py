@@ -122,18 +122,17 @@ class HyperSynthesis(nn.Module):
 
 
 class Step(nn.Module):
-    """One step of the context model: what is known so far to means and bins."""
+    """One step of the context model: what is known so far to features of every square."""
 
-    def __init__(self, inputs: int, width: int, channels: int) -> None:
+    def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.context = IntegerConv(inputs, width, 3) if inputs else None
         self.inner = IntegerConv(width, width, 3)
-        self.out = IntegerConv(width, 2 * channels, 1, gain=0.05)
 
-    def forward(self, known: Tensor, decoded: Tensor | None, offset: Tensor) -> Parameters:
+    def forward(self, known: Tensor, decoded: Tensor | None) -> Tensor:
         if self.context is not None and decoded is not None:
             known = known + self.context(decoded)
-        return split_parameters(self.out(rectify(self.inner(rectify(known, SHIFT)), SHIFT)), offset)
+        return rectify(self.inner(rectify(known, SHIFT)), SHIFT)
 
 
 class NeighbourMean(IntegerConv):
@@ -166,34 +165,34 @@ class LatentPrior(nn.Module):
 
     companding: Tensor
 
-    def __init__(self, channels: int, low: tuple[int, ...], width: int, linear: bool, temporal: bool) -> None:
+    def __init__(
+        self, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
+    ) -> None:
         """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed and are predicted
-        from their neighbours, because in intra frames and in motion they are large and smooth."""
+        from their neighbours, because in intra frames and in motion they are large and smooth. With ``whole``, means
+        are whole steps: motion needs that to be coded without loss, and an inter frame to have latents that are
+        zero and not nearly so, which would add up along a group of pictures."""
         super().__init__()
         self.low = low
         self.linear = linear
+        self.whole = whole
+        self.rest = tuple(channel for channel in range(channels) if channel not in low)
         inputs = channels + (len(low) if linear else 0)
         self.past = IntegerConv(inputs, width, 3) if temporal else None
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
         self.past_level = IntegerQualityTable(torch.zeros(ANCHORS, width)) if temporal else None
         self.offset = IntegerQualityTable(torch.zeros(ANCHORS, channels))
         self.neighbours = NeighbourMean(len(low)) if linear else None
-        self.steps = nn.ModuleList(Step(contexts, width, channels) for contexts in (0, inputs, inputs))
+        self.steps = nn.ModuleList(Step(contexts, width) for contexts in (0, inputs, inputs))
+        # From a step's features to parameters of low frequencies, then of the rest; each on even, then odd squares.
+        self.low_heads = nn.ModuleList(IntegerConv(width, 2 * len(low), 1, gain=0.05) for _ in range(2))
+        self.rest_heads = nn.ModuleList(IntegerConv(width, 2 * len(self.rest), 1, gain=0.05) for _ in range(2))
         self.register_buffer("companding", companding_table(), persistent=False)
 
     def _input(self, latent: Tensor) -> Tensor:
         latent = latent.detach()
         companded = compand(latent, self.companding)
         return torch.cat([companded, linear_input(latent[:, self.low])], dim=1) if self.linear else companded
-
-    def _squares(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """1 where each step codes, (1, C, H, W)."""
-        _, channels, height, width = like.shape
-        i, j = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
-        even = ((i[:, None] + j) % 2 == 0).to(like.dtype)[None, None]
-        low = like.new_zeros(1, channels, 1, 1)
-        low[:, self.low] = 1
-        return low * even, low * (1 - even) + (1 - low) * even, (1 - low) * (1 - even)
 
     def forward(
         self,
@@ -214,14 +213,76 @@ class LatentPrior(nn.Module):
         if self.past is not None and self.past_level is not None and past is not None and past_quality is not None:
             known = known + self.past(self._input(past)) + self.past_level(past_quality) * 2.0**SHIFT
         offset = bands + self.offset(quality)
+        low, rest = (torch.tensor(channels, device=bands.device) for channels in (self.low, self.rest))
+        even, odd = _squares(bands)
+        plan = (
+            [Block(low, even, self.low_heads[0])],
+            [Block(low, odd, self.low_heads[1], self.neighbours), Block(rest, even, self.rest_heads[0])],
+            [Block(rest, odd, self.rest_heads[1])],
+        )
         decoded = torch.zeros_like(bands)
-        for index, (step, where) in enumerate(zip(self.steps, self._squares(bands), strict=True)):
-            mean, bins = step(known, self._input(decoded) if index else None, offset)
-            if self.neighbours is not None and index == 1:
-                low = torch.tensor(self.low, device=mean.device)
-                mean = mean.index_add(1, low, self.neighbours(decoded[:, self.low].detach()))
-            decoded = decoded + coder.latent(value, mean, bins, where)
+        for index, (step, blocks) in enumerate(zip(self.steps, plan, strict=True)):
+            features = step(known, self._input(decoded) if index else None)
+            decoded = self._code(coder, value, blocks, features, offset, decoded)
         return decoded
+
+    def _code(
+        self,
+        coder: Coder,
+        value: Tensor | None,
+        blocks: "list[Block]",
+        features: Tensor,
+        offset: Tensor,
+        decoded: Tensor,
+    ) -> Tensor:
+        """``decoded`` with the latents of ``blocks`` added."""
+        blocks = [block for block in blocks if len(block.squares)]  # a single square has no odd ones
+        if not blocks:
+            return decoded
+        means, bins = [], []
+        for block in blocks:
+            accumulator = block.head(block.squares_of(features)[:, :, None])[:, :, 0]
+            parameters = split_parameters(accumulator, block.of(offset))
+            mean = parameters.mean
+            if block.neighbours is not None:
+                mean = mean + block.squares_of(block.neighbours(decoded[:, block.channels].detach()))
+            if self.whole:
+                mean = round_half_up(mean / LATENT_UNIT) * LATENT_UNIT
+            means.append(mean.flatten(1))
+            bins.append(parameters.bins.flatten(1))
+        values = None if value is None else torch.cat([block.of(value).flatten(1) for block in blocks], dim=1)
+        coded = coder.latent(values, torch.cat(means, dim=1), torch.cat(bins, dim=1))
+        result = decoded.flatten(2)
+        for block, part in zip(blocks, coded.split([mean.shape[1] for mean in means], dim=1), strict=True):
+            latents = part.reshape(len(part), len(block.channels), -1)
+            plane = latents.new_zeros(*latents.shape[:2], result.shape[2]).index_copy(2, block.squares, latents)
+            result = result.index_add(1, block.channels, plane)
+        return result.reshape(decoded.shape)
+
+
+class Block(NamedTuple):
+    """Latents that are coded at once: some channels of half of the squares, and the head of their parameters."""
+
+    channels: Tensor
+    squares: Tensor
+    head: nn.Module
+    neighbours: nn.Module | None = None
+
+    def of(self, latents: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, channels, squares)."""
+        return latents.index_select(1, self.channels).flatten(2).index_select(2, self.squares)
+
+    def squares_of(self, features: Tensor) -> Tensor:
+        """All channels: (N, C, H, W) to (N, C, squares)."""
+        return features.flatten(2).index_select(2, self.squares)
+
+
+def _squares(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions, row after row, of the even and of the odd squares of a checkerboard."""
+    height, width = like.shape[-2:]
+    i, j = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+    odd = ((i[:, None] + j) % 2).flatten()
+    return torch.nonzero(odd == 0)[:, 0], torch.nonzero(odd)[:, 0]
 
 
 class Latents(NamedTuple):
@@ -240,7 +301,15 @@ class LatentCodec(nn.Module):
     bands: Tensor
 
     def __init__(
-        self, part: str, initial_scale: Tensor, low: tuple[int, ...], width: int, *, linear: bool, temporal: bool
+        self,
+        part: str,
+        initial_scale: Tensor,
+        low: tuple[int, ...],
+        width: int,
+        *,
+        linear: bool,
+        whole: bool,
+        temporal: bool,
     ) -> None:
         """``part``: where bits are booked. ``initial_scale``: Laplace scale to expect at each anchor, (9, channels)."""
         super().__init__()
@@ -250,7 +319,7 @@ class LatentCodec(nn.Module):
         self.hyper_channels = channels // GROUP
         self.hyper_prior = HyperPrior(mean, temporal)
         self.hyper_synthesis = HyperSynthesis(channels // GROUP, width)
-        self.prior = LatentPrior(channels, low, width, linear, temporal)
+        self.prior = LatentPrior(channels, low, width, linear=linear, whole=whole, temporal=temporal)
         self.register_buffer("bands", band_table())
 
     def forward(
@@ -273,7 +342,7 @@ class LatentCodec(nn.Module):
             shape = (quality.shape[0], self.hyper_channels, -(-height // REACH), -(-width // REACH))
             mean, bins = self.hyper_prior(None if past is None else past.hyper, shape, quality)
             coder.part = f"{self.part} hyper"
-            hyper = coder.latent(value, mean, bins, torch.ones_like(mean))
+            hyper = coder.latent(value, mean, bins)
             known = self.hyper_synthesis(hyper, height, width)
             coder.part = self.part
             decoded = self.prior(

@@ -1,150 +1,326 @@
 """Motion estimation: a block search with a price on vectors. Encoder only, so free to change.
 
-One vector per 8x8 luma block, quarter-pel. Seeds come from a full search at quarter resolution, the predicted motion
-and zero; good vectors spread to their neighbours.
+First one difference from the predicted motion for each 16x16 square, then for each of its 8x8 blocks where that saves
+more than it costs. Seeds come from a full search at quarter resolution, the predicted motion and zero; good vectors
+spread to their neighbours. All vectors are in quarter samples. Every pass reads only the pass before it, so the
+result does not depend on the number of threads.
 """
 
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from numba import njit, prange
 from torch import Tensor
 
-from rqlvc.codec.interpolation import PEL
+from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL
+from rqlvc.codec.transforms import dct_matrix
 
-BLOCK = 8
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
-COARSE_PRICE = 3e-3  # sum of differences of 16 averaged samples that 4 luma samples of distance are worth
-MARGIN = 24  # luma samples that vectors may point beyond the border
-PRICE = 0.4
-"""Bits to absolute differences, in quantiser steps: x264 pays 2^((QP - 12) / 6) = 0.4 steps a bit."""
+COARSE_PRICE = 3.2e-3  # sum of differences of 16 averaged samples that 4 luma samples of distance are worth
+ERROR_BITS = 6 / math.log(2)
+"""Price of a squared quantiser step of error, at lambda: lambda * step^2 / 1.5."""
+CODED_BITS, CODED_BITS_PER_STEP = 7.0, 2.5
+"""Rough price of a coefficient of the residual that is coded instead."""
+TRUST = 0.7
+"""Share of the residual's estimated price that counts against motion's; chosen by trial, and flat around."""
+MOVE_BITS, MOVE_BITS_PER_DOUBLING = 1.0, 2.0
+"""Rough price of a component that differs from what its neighbours suggest."""
+SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 8.0, 2.0
+"""Rough price of a component of a block that leaves its square's motion."""
+FIRST_BLOCK = 2.5
+"""A square's first block is what the others' vectors are differences from: leaving alone is dearer for it."""
+WALK = 6  # steps that the search of a square may take at each distance
 
-KNEE = 0.144
-"""Differences below this many quantiser steps count by their square: there lambda * squared error is the smaller
-price."""
+_UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coefficients whose squares are bits
+_CODED = np.float32(TRUST * CODED_BITS)
+_CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_BITS))
+_CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+_AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
-_AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+_COMPILED: Any = {"cache": True, "fastmath": True, "error_model": "numpy"}
 
 
-def _coarse_seed(luma: Tensor, reference: Tensor) -> Tensor:
-    """Whole-sample vectors (N, 2, h, w) from a full search at quarter resolution over 16x16 windows."""
-    small = F.avg_pool2d(luma, COARSE)
-    other = F.pad(F.avg_pool2d(reference, COARSE), [COARSE_RANGE] * 4, mode="replicate")
-    height, width = small.shape[-2:]
+class Search(NamedTuple):
+    """What every candidate is measured on."""
+
+    fine: npt.NDArray[np.float32]
+    """The reference at quarter-pel, (N, 4, 4, H + 2 margin, W + 2 margin)."""
+    luma: npt.NDArray[np.float32]
+    """The frame, (N, H, W)."""
+    predicted: npt.NDArray[np.int32]
+    """Vectors that cost nothing, (N, h, w, 2; x, y)."""
+    scale: npt.NDArray[np.float32]
+    """What makes coefficients' squares bits, (N,)."""
+    dct: npt.NDArray[np.float32]
+    """Sample by frequency, (8, 8)."""
+
+
+@njit(**_COMPILED)
+def _price(difference: int, fixed: float, per_doubling: float) -> float:
+    """Rough bits of one component's difference, in quarter samples."""
+    return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
+
+
+@njit(**_COMPILED)
+def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
+    """Estimated price of what (x, y) leaves of a block: each coefficient is coded or is an error."""
+    height, width = search.luma.shape[1:]
+    top, left = row * BLOCK, column * BLOCK
+    x = min(max(x, -(left + MARGIN) * PEL), (width - BLOCK - left + MARGIN) * PEL)
+    y = min(max(y, -(top + MARGIN) * PEL), (height - BLOCK - top + MARGIN) * PEL)
+    samples = search.fine[n, y & (PEL - 1), x & (PEL - 1)]
+    i0, j0 = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
+    t, scale = search.dct, search.scale[n]
+    for i in range(BLOCK):
+        d = work[BLOCK]
+        for j in range(BLOCK):
+            d[j] = (samples[i0 + i, j0 + j] - search.luma[n, top + i, left + j]) * scale
+        d0, d1, d2, d3, d4, d5, d6, d7 = d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]
+        for k in range(BLOCK):  # written out, so that it compiles to a few vector instructions
+            work[i, k] = (
+                (d0 * t[0, k] + d1 * t[1, k] + d2 * t[2, k] + d3 * t[3, k])
+                + (d4 * t[4, k] + d5 * t[5, k] + d6 * t[6, k] + d7 * t[7, k])
+            )  # fmt: skip
+    bits = np.float32(0.0)
+    for u in range(BLOCK):
+        t0, t1, t2, t3, t4, t5, t6, t7 = t[0, u], t[1, u], t[2, u], t[3, u], t[4, u], t[5, u], t[6, u], t[7, u]
+        for k in range(BLOCK):
+            magnitude = abs(
+                (t0 * work[0, k] + t1 * work[1, k] + t2 * work[2, k] + t3 * work[3, k])
+                + (t4 * work[4, k] + t5 * work[5, k] + t6 * work[6, k] + t7 * work[7, k])
+            )
+            bits += min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
+    return bits
+
+
+@njit(**_COMPILED)
+def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
+    """Price of what a difference (x, y) leaves of a square; some number above ``limit`` once it is above."""
+    bits = 0.0
+    for i in range(2):
+        for j in range(2):
+            if bits < limit:
+                px, py = search.predicted[n, 2 * row + i, 2 * column + j]
+                bits += _block_bits(search, n, 2 * row + i, 2 * column + j, px + x, py + y, work)
+    return bits
+
+
+@njit(**_COMPILED)
+def _consider(
+    search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float, work: Any
+) -> float:
+    """Take (x, y) for a square if it is better than ``best`` with its ``bits``; returns the bits of the better."""
+    if x == best[0] and y == best[1]:
+        return bits
+    price = _price(x - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+    price += _price(y - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+    if price >= bits:
+        return bits
+    total = price + _square_bits(search, n, row, column, x, y, bits - price, work)
+    if total < bits:
+        best[0], best[1] = x, y
+        return total
+    return bits
+
+
+@njit(**_COMPILED)
+def _walk(
+    search: Search, n: int, row: int, column: int, distance: int, around: Any, best: Any, bits: float, work: Any
+) -> float:
+    """Go to the best neighbour at ``distance`` until none is better."""
+    for _ in range(WALK):
+        x, y = best[0], best[1]
+        for k in range(len(_CROSS)):
+            dx, dy = _CROSS[k]
+            bits = _consider(search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work)
+        if best[0] == x and best[1] == y:
+            break
+    return bits
+
+
+@njit(parallel=True, **_COMPILED)
+def _squares_from_seeds(search: Search, seeds: Any) -> Any:
+    """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples."""
+    pictures, h, w = search.predicted.shape[:3]
+    result = np.zeros((pictures, h // 2, w // 2, 2), np.int32)
+    for line in prange(pictures * (h // 2)):
+        n, row = line // (h // 2), line % (h // 2)
+        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        none = np.zeros(2, np.int32)
+        for column in range(w // 2):
+            best = result[n, row, column]
+            bits = _square_bits(search, n, row, column, 0, 0, np.inf, work)
+            x, y = search.predicted[n, 2 * row, 2 * column]
+            bits = _consider(search, n, row, column, -x, -y, none, best, bits, work)
+            for k in range(2):
+                sx, sy = seeds[n, 2 * row + k, 2 * column + k]
+                px, py = search.predicted[n, 2 * row + k, 2 * column + k]
+                bits = _consider(search, n, row, column, sx - px, sy - py, none, best, bits, work)
+            for distance in (2 * PEL, PEL):
+                bits = _walk(search, n, row, column, distance, none, best, bits, work)
+    return result
+
+
+@njit(**_COMPILED)
+def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
+    """Mean of 3x3 vectors of ``field`` (h, w, 2), rounded, into ``mean``; beyond the border the nearest counts."""
+    h, w = field.shape[:2]
+    for c in range(2):
+        total = 0
+        for i in range(-1, 2):
+            for j in range(-1, 2):
+                total += field[min(max(row + i, 0), h - 1), min(max(column + j, 0), w - 1), c]
+        mean[c] = round(total / 9)
+
+
+@njit(parallel=True, **_COMPILED)
+def _squares_from_neighbours(search: Search, squares: Any, fractions: bool) -> Any:
+    """Differences, each the best of its own and its neighbours', priced by what is around; then refined."""
+    pictures, rows, columns = squares.shape[:3]
+    result = squares.copy()
+    for line in prange(pictures * rows):
+        n, row = line // rows, line % rows
+        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        around = np.empty(2, np.int32)
+        for column in range(columns):
+            best = result[n, row, column]
+            _mean_around(squares[n], row, column, around)
+            bits = _square_bits(search, n, row, column, best[0], best[1], np.inf, work)
+            bits += _price(best[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+            bits += _price(best[1] - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+            for k in range(len(_CROSS)):
+                i = min(max(row + _CROSS[k, 1], 0), rows - 1)
+                j = min(max(column + _CROSS[k, 0], 0), columns - 1)
+                x, y = squares[n, i, j]
+                bits = _consider(search, n, row, column, x, y, around, best, bits, work)
+            if fractions:
+                for distance in (PEL // 2, 1):
+                    x, y = best
+                    for k in range(len(_AROUND)):
+                        dx, dy = _AROUND[k]
+                        bits = _consider(
+                            search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work
+                        )
+    return result
+
+
+@njit(**_COMPILED)
+def _leave(
+    search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
+) -> float:
+    """As :func:`_consider`, for a block that leaves its square's difference, ``common``."""
+    if x == best[0] and y == best[1]:
+        return bits
+    price = _price(x - common[0], SPLIT_BITS, SPLIT_BITS_PER_DOUBLING)
+    price += _price(y - common[1], SPLIT_BITS, SPLIT_BITS_PER_DOUBLING)
+    if row % 2 == 0 and column % 2 == 0:
+        price *= FIRST_BLOCK
+    if price >= bits:
+        return bits
+    px, py = search.predicted[n, row, column]
+    total = price + _block_bits(search, n, row, column, px + x, py + y, work)
+    if total < bits:
+        best[0], best[1] = x, y
+        return total
+    return bits
+
+
+@njit(parallel=True, **_COMPILED)
+def _blocks(search: Search, squares: Any, seeds: Any) -> Any:
+    """Vectors (N, h, w, 2): each block's own where that pays, its square's elsewhere."""
+    pictures, h, w = search.predicted.shape[:3]
+    result = np.empty((pictures, h, w, 2), np.int32)
+    for line in prange(pictures * h):
+        n, row = line // h, line % h
+        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        best = np.empty(2, np.int32)
+        for column in range(w):
+            common = squares[n, row // 2, column // 2]
+            px, py = search.predicted[n, row, column]
+            best[0], best[1] = common
+            bits = _block_bits(search, n, row, column, px + best[0], py + best[1], work)
+            sx, sy = seeds[n, row, column]
+            bits = _leave(search, n, row, column, sx - px, sy - py, common, best, bits, work)
+            for k in range(len(_CROSS)):
+                i = min(max(row // 2 + _CROSS[k, 1], 0), h // 2 - 1)
+                j = min(max(column // 2 + _CROSS[k, 0], 0), w // 2 - 1)
+                x, y = squares[n, i, j]
+                bits = _leave(search, n, row, column, x, y, common, best, bits, work)
+            for distance in (PEL // 2, 1):
+                x, y = best
+                for k in range(len(_CROSS)):
+                    dx, dy = _CROSS[k]
+                    bits = _leave(
+                        search, n, row, column, x + dx * distance, y + dy * distance, common, best, bits, work
+                    )
+            result[n, row, column, 0], result[n, row, column, 1] = px + best[0], py + best[1]
+    return result
+
+
+@njit(parallel=True, **_COMPILED)
+def _coarse_seeds(small: Any, reference: Any) -> Any:
+    """Vectors (N, h, w, 2) from a full search over 16x16 luma samples around each block, at quarter resolution.
+
+    ``small``: the frame's luma averaged over 4x4 (N, 2h, 2w) with a border of 1; ``reference`` likewise with the
+    search range more.
+    """
+    pictures, h, w = small.shape[0], small.shape[1] // 2 - 1, small.shape[2] // 2 - 1
     span = 2 * COARSE_RANGE + 1
-    best_cost = best = None
-    for dy in range(span):
-        rows = other[:, :, dy : dy + height]
-        shifts = torch.cat([rows[:, :, :, dx : dx + width] for dx in range(span)], dim=1)
-        # Sums of 4x4 every 2: the 8x8 luma block with a border of 4, which steadies the match.
-        padded = F.pad((shifts - small).abs(), [1] * 4, mode="replicate")
-        pairs = padded[:, :, 0::2] + padded[:, :, 1::2]
-        pairs = pairs[:, :, :, 0::2] + pairs[:, :, :, 1::2]
-        pairs = pairs[:, :, 1:] + pairs[:, :, :-1]
-        cost = pairs[:, :, :, 1:] + pairs[:, :, :, :-1]
-        away = torch.tensor([abs(dx - COARSE_RANGE) + abs(dy - COARSE_RANGE) for dx in range(span)])
-        cost = cost + COARSE_PRICE * away.to(cost)[None, :, None, None]
-        low, index = cost.min(dim=1)
-        vector = torch.stack([index - COARSE_RANGE, torch.full_like(index, dy - COARSE_RANGE)], dim=1)
-        if best_cost is None or best is None:
-            best_cost, best = low, vector
-        else:
-            better = low < best_cost
-            best_cost = torch.where(better, low, best_cost)
-            best = torch.where(better[:, None], vector, best)
-    assert best is not None
-    return best * COARSE
+    result = np.zeros((pictures, h, w, 2), np.int32)
+    for line in prange(pictures * h):
+        n, row = line // h, line % h
+        lowest = np.full(w, np.inf, np.float32)
+        sums = np.empty(small.shape[2], np.float32)
+        for dy in range(span):
+            for dx in range(span):
+                sums[:] = 0.0
+                for i in range(4):
+                    for j in range(small.shape[2]):
+                        sums[j] += abs(small[n, 2 * row + i, j] - reference[n, 2 * row + i + dy, j + dx])
+                price = np.float32(COARSE_PRICE * (abs(dx - COARSE_RANGE) + abs(dy - COARSE_RANGE)))
+                for column in range(w):
+                    j = 2 * column
+                    cost = sums[j] + sums[j + 1] + sums[j + 2] + sums[j + 3] + price
+                    if cost < lowest[column]:
+                        lowest[column] = cost
+                        result[n, row, column, 0] = (dx - COARSE_RANGE) * COARSE * PEL
+                        result[n, row, column, 1] = (dy - COARSE_RANGE) * COARSE * PEL
+    return result
 
 
-def _price(vector: Tensor, neighbours: Tensor) -> Tensor:
-    """Rough bits of a vector (quarter samples) beside the mean of its neighbours."""
-    return torch.log2(1 + (vector - neighbours).abs()).sum(dim=1) * 2
+def _seeds(luma: Tensor, reference: Tensor) -> npt.NDArray[np.int32]:
+    small, other = (
+        F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu().numpy()
+        for plane, border in ((luma, 1), (reference, COARSE_RANGE + 1))
+    )
+    seeds: npt.NDArray[np.int32] = _coarse_seeds(small, other)
+    return seeds
 
 
 @torch.no_grad()
-def block_search(
-    luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Motion (N, 2, H / 8, W / 8; x, y in luma samples) that predicts ``luma`` from ``reference``.
+def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor) -> Tensor:
+    """Motion (N, 2, H / 8, W / 8; x, y in quarter samples) that predicts ``luma`` from ``reference``.
 
-    The second result is the mean absolute difference that is left in each block (N, 1, H / 8, W / 8).
-
-    ``luma``, ``reference``: (N, 1, H, W) on [0, 1]. ``fine``: the reference at quarter-pel (N, 1, 4H, 4W).
-    ``predicted``: motion that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price.
+    ``luma``, ``reference``: (N, 1, H, W) on [0, 1]; H and W are multiples of 16. ``fine``: what
+    :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``predicted``: motion
+    that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
     """
-    n, _, height, width = luma.shape
-    h, w = height // BLOCK, width // BLOCK
-    device = luma.device
-    # One plane per quarter-pel phase, so that a row of a block is 8 neighbours in memory.
-    rows, columns = height + 2 * MARGIN, width + 2 * MARGIN
-    knee = (KNEE * step)[:, None, None, None]  # one unit of difference from here on
-    padded = F.pad(fine / knee, [MARGIN * PEL] * 4, mode="replicate")
-    phases = padded.reshape(n, rows, PEL, columns, PEL).permute(0, 2, 4, 1, 3).reshape(-1)
-    windows = phases.unfold(0, BLOCK, 1)
-    i = torch.arange(height, device=device) + MARGIN
-    j = torch.arange(w, device=device) * BLOCK + MARGIN
-    place = (i[:, None] * columns + j).reshape(h, BLOCK, w).permute(0, 2, 1).reshape(1, h * w, BLOCK)
-    place = place + torch.arange(n, device=device)[:, None, None] * (PEL * PEL * rows * columns)
-    blocks = (luma / knee).reshape(n, h, BLOCK, w, BLOCK).permute(0, 1, 3, 2, 4).reshape(n, h * w, BLOCK**2)
-
-    # Vectors are kept so that their block stays inside the margin.
-    margin = MARGIN * PEL
-    top = -(torch.arange(h, device=device) * BLOCK * PEL)[:, None] - margin + 2 * PEL
-    left = -(torch.arange(w, device=device) * BLOCK * PEL)[None, :] - margin + 2 * PEL
-    lowest = torch.stack([left.expand(h, w), top.expand(h, w)])
-    span = torch.tensor([width, height], device=device) * PEL + 2 * margin - (BLOCK + 4) * PEL
-    highest = lowest + span[:, None, None]
-
-    predicted = torch.round(predicted.float() * PEL)
-
-    def moved(vector: Tensor) -> Tensor:
-        quarters = vector.long()
-        phase, whole = quarters & (PEL - 1), quarters >> 2
-        offset = ((phase[:, 1] * PEL + phase[:, 0]) * rows + whole[:, 1]) * columns + whole[:, 0]
-        start = place + offset.reshape(n, h * w, 1)
-        return windows.index_select(0, start.reshape(-1)).reshape(blocks.shape)
-
-    def cost(vector: Tensor, neighbours: Tensor) -> Tensor:
-        difference = F.smooth_l1_loss(moved(vector), blocks, reduction="none").sum(dim=-1)
-        return difference.reshape(n, h, w) * (KNEE / PRICE) + _price(vector - predicted, neighbours)
-
-    def smooth(vector: Tensor) -> Tensor:
-        return F.avg_pool2d(F.pad(vector - predicted, [1] * 4, mode="replicate"), 3, 1)
-
-    def clamp(vector: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(vector, lowest), highest)
-
-    best = clamp(predicted)
-    neighbours = torch.zeros_like(best)
-    best_cost = cost(best, neighbours)
-
-    def consider(vector: Tensor) -> None:
-        nonlocal best, best_cost
-        vector = clamp(vector)
-        now = cost(vector, neighbours)
-        better = now < best_cost
-        best = torch.where(better[:, None], vector, best)
-        best_cost = torch.where(better, now, best_cost)
-
-    def refine(distance: int) -> None:
-        centre = best
-        for dx, dy in _AROUND:
-            consider(centre + torch.tensor([dx, dy], device=device).reshape(1, 2, 1, 1) * distance)
-
-    def spread() -> None:
-        nonlocal neighbours, best_cost
-        neighbours = smooth(best)
-        best_cost = cost(best, neighbours)
-        padded = F.pad(best, [1] * 4, mode="replicate")
-        for dy, dx in ((0, 1), (1, 0), (1, 2), (2, 1)):
-            consider(padded[:, :, dy : dy + h, dx : dx + w])
-
-    consider(_coarse_seed(luma, reference).to(best) * PEL)
-    consider(torch.zeros_like(best))
-    refine(2 * PEL)
-    refine(PEL)
-    spread()
-    refine(PEL // 2)
-    refine(1)
-    spread()
-    error = (moved(best) - blocks).abs().mean(dim=-1).reshape(n, 1, h, w) * knee
-    return best / PEL, error
+    numba.set_num_threads(min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    search = Search(
+        fine.cpu().numpy(),
+        luma[:, 0].cpu().numpy(),
+        predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
+        (float(_UNIT) / step).float().cpu().numpy(),
+        dct_matrix(BLOCK).T.float().contiguous().numpy(),
+    )
+    seeds = _seeds(luma, reference)
+    squares = _squares_from_seeds(search, seeds)
+    squares = _squares_from_neighbours(search, squares, True)
+    squares = _squares_from_neighbours(search, squares, False)
+    return torch.from_numpy(_blocks(search, squares, seeds)).permute(0, 3, 1, 2).to(luma)

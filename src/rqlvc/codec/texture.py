@@ -1,4 +1,4 @@
-"""The texture codec: samples to latents at 1/8 and back, with or without a condition.
+"""The texture codecs: samples to latents at 1/8 and back, without (intra) or with a condition (inter).
 
 Beside every network runs the linear path, a block DCT, that makes the untrained codec a classical one.
 """
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rqlvc.codec.integer import LATENT_UNIT
+from rqlvc.codec.interpolation import upsample_blocks
 from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, zero_conv
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold
 from rqlvc.codec.prior import LatentCodec
@@ -29,51 +30,104 @@ class Condition(NamedTuple):
     coarse: Tensor
 
 
-class Analysis(nn.Module):
-    def __init__(self, conditional: bool, attention: bool) -> None:
+class IntraAnalysis(nn.Module):
+    """Samples, fold 4, to a correction of their linear transform."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.head = conv(FOLD_4 + (FINE if conditional else 0), FINE)
+        self.head = conv(FOLD_4, FINE)
         self.modulate = QualityScale(FINE)
         self.fine = ResidualBlock(FINE)
         self.down = conv(FINE, COARSE, 3, 2)
-        self.merge = conv(COARSE + (COARSE if conditional else 0), COARSE)
+        self.merge = conv(COARSE, COARSE)
         self.coarse = ResidualBlock(COARSE)
-        self.attention = JointAttention(COARSE) if attention and conditional else None
         self.out = zero_conv(COARSE, COARSE, 1)
 
-    def forward(self, samples: Tensor, quality: Tensor, condition: Condition | None) -> Tensor:
-        x = samples if condition is None else torch.cat([samples, condition.fine], dim=1)
-        x = F.leaky_relu(self.modulate(self.head(x), quality), 0.1)
+    def forward(self, samples: Tensor, quality: Tensor) -> Tensor:
+        x = F.leaky_relu(self.modulate(self.head(samples), quality), 0.1)
         x = F.leaky_relu(self.down(self.fine(x)), 0.1)
-        x = x if condition is None else torch.cat([x, condition.coarse], dim=1)
-        x = self.coarse(F.leaky_relu(self.merge(x), 0.1))
-        if self.attention is not None and condition is not None:
+        return self.out(self.coarse(F.leaky_relu(self.merge(x), 0.1)))
+
+
+class InterAnalysis(nn.Module):
+    """The residual's linear transform and the condition to a correction of the former, at 1/8."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.head = conv(2 * COARSE, COARSE)
+        self.modulate = QualityScale(COARSE)
+        self.coarse = ResidualBlock(COARSE)
+        self.attention = JointAttention(COARSE) if attention else None
+        self.out = zero_conv(COARSE, COARSE, 1)
+
+    def forward(self, linear: Tensor, quality: Tensor, condition: Condition) -> Tensor:
+        x = torch.cat([companded(linear), condition.coarse], dim=1)
+        x = self.coarse(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
+        if self.attention is not None:
             x = self.attention(x, condition.coarse)
         return self.out(x)
 
 
-class Synthesis(nn.Module):
+def companded(coefficients: Tensor) -> Tensor:
+    """Coefficients of samples on [0, 1] as networks see them."""
+    return torch.asinh(coefficients * 8)
+
+
+class IntraSynthesis(nn.Module):
     """Latents to a correction of the linearly decoded picture; it also is the in-loop filter."""
 
-    def __init__(self, conditional: bool, attention: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.head = conv(COARSE + (COARSE if conditional else 0), COARSE)
+        self.head = conv(COARSE, COARSE)
         self.modulate = QualityScale(COARSE)
         self.coarse = ResidualBlock(COARSE)
-        self.attention = JointAttention(COARSE) if attention and conditional else None
         self.up = conv(COARSE, 4 * FINE // 2, 1)
-        self.merge = conv(FINE // 2 + FOLD_4 + (FINE if conditional else 0), FINE)
+        self.merge = conv(FINE // 2 + FOLD_4, FINE)
         self.fine = ResidualBlock(FINE)
         self.out = zero_conv(FINE, FOLD_4)
 
-    def forward(self, latent: Tensor, linear: Tensor, quality: Tensor, condition: Condition | None) -> Tensor:
-        x = latent if condition is None else torch.cat([latent, condition.coarse], dim=1)
-        x = self.coarse(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
-        if self.attention is not None and condition is not None:
-            x = self.attention(x, condition.coarse)
-        x = F.pixel_shuffle(self.up(x), 2)
-        x = torch.cat([x, linear] if condition is None else [x, linear, condition.fine], dim=1)
+    def forward(self, scaled: Tensor, linear: Tensor, quality: Tensor) -> Tensor:
+        x = self.coarse(F.leaky_relu(self.modulate(self.head(companded(scaled)), quality), 0.1))
+        x = torch.cat([F.pixel_shuffle(self.up(x), 2), linear], dim=1)
         return self.out(self.fine(F.leaky_relu(self.merge(x), 0.1)))
+
+
+class InterSynthesis(nn.Module):
+    """The residual and the prediction to a correction of their sum: the in-loop filter, conditioned at each scale."""
+
+    def __init__(self, coarse: bool, attention: bool) -> None:
+        super().__init__()
+        self.coarse = InterSynthesisCoarse(attention) if coarse else None
+        self.merge = conv(2 * FOLD_4 + FINE + (FINE // 2 if coarse else 0), FINE)
+        self.modulate = QualityScale(FINE)
+        self.fine = ResidualBlock(FINE)
+        self.out = zero_conv(FINE, FOLD_4)
+
+    def forward(self, scaled: Tensor, residual: Tensor, linear: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        parts = [residual, linear, known.fine]
+        if self.coarse is not None:
+            parts.append(self.coarse(scaled, quality, known))
+        x = F.leaky_relu(self.modulate(self.merge(torch.cat(parts, dim=1)), quality), 0.1)
+        return self.out(self.fine(x))
+
+
+class InterSynthesisCoarse(nn.Module):
+    """Features at 1/4 from the decoded coefficients and the condition at 1/8."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.head = conv(2 * COARSE, COARSE)
+        self.modulate = QualityScale(COARSE)
+        self.block = ResidualBlock(COARSE)
+        self.attention = JointAttention(COARSE) if attention else None
+        self.up = conv(COARSE, 4 * FINE // 2, 1)
+
+    def forward(self, scaled: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        x = torch.cat([companded(scaled), known.coarse], dim=1)
+        x = self.block(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
+        if self.attention is not None:
+            x = self.attention(x, known.coarse)
+        return F.pixel_shuffle(self.up(x), 2)
 
 
 def initial_scales(intra: bool) -> Tensor:
@@ -86,40 +140,88 @@ def initial_scales(intra: bool) -> Tensor:
 
 
 class TextureCodec(nn.Module):
-    """One texture codec: the intra codec without, the inter codec with a condition."""
+    """What the intra and the inter codec share: the linear transform, its gains, and the coding of latents."""
 
-    def __init__(self, conditional: bool, attention: bool, temporal: bool) -> None:
+    def __init__(self, intra: bool, temporal: bool) -> None:
         super().__init__()
         matrix, _ = picture_dct()
-        self.centre = 0.0 if conditional else 0.5  # of the samples that are transformed
+        self.centre = 0.5 if intra else 0.0  # of the samples that are transformed
         step = quantiser_step(anchor_qualities())
         self.forward_transform = nn.Parameter(matrix.clone())
         self.inverse_transform = nn.Parameter(matrix.T.clone())
         self.gain = QualityTable(-torch.log(step)[:, None].expand(-1, COARSE))
         self.inverse_gain = QualityTable(torch.log(step)[:, None].expand(-1, COARSE))
-        self.analysis = Analysis(conditional, attention)
-        self.synthesis = Synthesis(conditional, attention)
-        scale = initial_scales(not conditional)[None, :] / step[:, None]
-        self.latents = LatentCodec("texture", scale, LOW, PRIOR, linear=not conditional, temporal=temporal)
+        scale = initial_scales(intra)[None, :] / step[:, None]
+        self.latents = LatentCodec("texture", scale, LOW, PRIOR, linear=intra, whole=not intra, temporal=temporal)
 
-    def analyse(self, samples: Planes, quality: Tensor, condition: Condition | None) -> Tensor:
-        """Latents in quantiser steps, (N, 96, H / 8, W / 8)."""
+    def transform(self, samples: Planes) -> Tensor:
+        """Coefficients (N, 96, H / 8, W / 8)."""
         with torch.autocast(samples.luma.device.type, enabled=False):
             # Float32: a bfloat16 DCT would err by half a quantiser step at the highest rates.
-            linear = F.conv2d(fold(samples, 8) - self.centre, self.forward_transform[:, :, None, None])
-        correction = self.analysis(fold(samples, 4), quality, condition)
-        return (linear + correction.float()) * torch.exp(self.gain(quality))
+            return F.conv2d(fold(samples, 8) - self.centre, self.forward_transform[:, :, None, None])
 
-    def synthesise(
-        self, coded: Tensor, prediction: Tensor | None, quality: Tensor, condition: Condition | None
-    ) -> Planes:
-        """Decoded samples from integer latents; ``prediction``: masked prediction, fold 4, added to the residual."""
-        latent = coded.float() / LATENT_UNIT
-        with torch.autocast(quality.device.type, enabled=False):
-            scaled = latent * torch.exp(self.inverse_gain(quality))
-            residual = unfold(F.conv2d(scaled, self.inverse_transform[:, :, None, None]) + self.centre, 8)
-            linear = fold(residual, 4)
-            if prediction is not None:
-                linear = linear + prediction
-        correction = self.synthesis(torch.asinh(scaled * 8), linear, quality, condition)
-        return unfold(linear + correction.float(), 4)
+    def scale(self, latent: Tensor, quality: Tensor) -> Tensor:
+        """Coefficients from integer latents."""
+        return latent.float() / LATENT_UNIT * torch.exp(self.inverse_gain(quality))
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """Samples, fold 4 (N, 24, H / 4, W / 4), from coefficients."""
+        with torch.autocast(coefficients.device.type, enabled=False):
+            samples = F.conv2d(coefficients, self.inverse_transform[:, :, None, None]) + self.centre
+            return fold(unfold(samples, 8), 4)
+
+
+class IntraCodec(TextureCodec):
+    """A picture's samples to latents and back."""
+
+    def __init__(self) -> None:
+        super().__init__(intra=True, temporal=False)
+        self.analysis = IntraAnalysis()
+        self.synthesis = IntraSynthesis()
+
+    def analyse(self, samples: Planes, quality: Tensor) -> Tensor:
+        """Latents in quantiser steps, (N, 96, H / 8, W / 8)."""
+        correction = self.analysis(fold(samples, 4), quality).float()
+        return (self.transform(samples) + correction) * torch.exp(self.gain(quality))
+
+    def synthesise(self, latent: Tensor, quality: Tensor) -> Planes:
+        """Decoded samples from integer latents."""
+        scaled = self.scale(latent, quality)
+        linear = self.inverse(scaled)
+        return unfold(linear + self.synthesis(scaled, linear, quality).float(), 4)
+
+
+class InterCodec(TextureCodec):
+    """What the prediction leaves to latents, and latents and the prediction to a picture.
+
+    ``coarse`` adds networks at 1/8, ``attention`` their windowed attention.
+    """
+
+    def __init__(self, coarse: bool, attention: bool, temporal: bool) -> None:
+        super().__init__(intra=False, temporal=temporal)
+        self.analysis = InterAnalysis(attention) if coarse else None
+        self.synthesis = InterSynthesis(coarse, attention)
+
+    def analyse(self, residual: Planes, quality: Tensor, known: Condition) -> Tensor:
+        """Latents in quantiser steps, (N, 96, H / 8, W / 8)."""
+        coefficients = self.transform(residual)
+        if self.analysis is not None:
+            coefficients = coefficients + self.analysis(coefficients, quality, known).float()
+        return coefficients * torch.exp(self.gain(quality))
+
+    def synthesise(self, latent: Tensor, prediction: Tensor, quality: Tensor, known: Condition) -> Planes:
+        """Decoded samples from integer latents and the masked prediction, fold 4."""
+        scaled = self.scale(latent, quality)
+        residual = self.inverse(scaled)
+        linear = prediction + residual
+        correction = self.synthesis(scaled, residual, linear, quality, known).float()
+        return unfold(linear + correction * _near_residual(latent), 4)
+
+
+def _near_residual(coded: Tensor) -> Tensor:
+    """1 at and beside blocks with a residual, (N, 1, H / 4, W / 4); elsewhere an inter frame is its prediction.
+
+    As a deblocking filter's strength: what is repeated frame after frame must not be filtered every time.
+    """
+    active = (coded != 0).any(dim=1, keepdim=True).to(torch.float32)
+    return upsample_blocks(F.max_pool2d(active, 3, 1, 1), 2)

@@ -1,4 +1,4 @@
-"""The linear transforms that the networks start from: block DCT for samples, Haar for motion."""
+"""The linear transform that the networks start from: a block DCT."""
 
 import math
 
@@ -35,10 +35,3 @@ def picture_dct() -> tuple[Tensor, Tensor]:
     chroma, chroma_frequency = block_dct(4)
     matrix = torch.block_diag(luma, chroma, chroma)
     return matrix.float(), torch.cat([luma_frequency, chroma_frequency, chroma_frequency]).float()
-
-
-def haar_matrix() -> Tensor:
-    """2x2 Haar transform of the two components of a motion field folded by 2: (8, 8) float32."""
-    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)
-    block = torch.kron(pair, pair)
-    return torch.block_diag(block, block)

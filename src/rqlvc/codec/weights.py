@@ -17,7 +17,7 @@ from rqlvc.codec.integer import IntegerConv
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.errors import RqlvcError
 
-FORMAT = "rqlvc-codec-1"
+FORMAT = "rqlvc-codec-2"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
 _TABLES = "tables"
 _IDENTITY_DIGITS = 16

@@ -6,16 +6,17 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rqlvc.codec.entropy import Estimator
+from rqlvc.codec.integer import straight_through
 from rqlvc.codec.model import ModelConfig, State, VideoModel
 from rqlvc.codec.planes import Planes
 from rqlvc.codec.precision import fast_bfloat16
@@ -27,7 +28,7 @@ from rqlvc.training.data import Clip, batches
 
 HIERARCHY = (0.5, 1.2, 0.5, 0.9)
 """Distortion weights along a miniGOP (HyTIP's 0.5 / 1.2 / 0.9 by frame type); a weight w is coded as lambda * w."""
-INTRA_WEIGHT = 2.0
+INTRA_WEIGHT = 8.0
 """Distortion weight of intra frames, on which the rest of the group leans (x264's ipratio of 1.4 is 1.4^2)."""
 CHROMA_WEIGHT = 3.0
 """A chroma sample's squared error against a luma sample's. PSNR-YUV (6:1:1) averages decibels, and chroma's error is
@@ -45,7 +46,11 @@ LINEAR_RATE = 0.1  # learning rate of the DCT matrices, relative to the rest: th
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stretch of training: ``length`` frames a sample, ``learning_rate`` falling as a half cosine to ``final``."""
+    """A stretch of training: ``length`` frames a step, ``learning_rate`` falling as a half cosine to ``final``.
+
+    A ``group`` longer than that is trained on piece by piece: the state goes on, the gradient ends with the step. So
+    the networks meet references as they are many frames after an intra frame, at the price of short chains.
+    """
 
     name: str
     steps: int
@@ -55,12 +60,15 @@ class Stage:
     batch: int = 8
     size: int = 128
     photo_share: float = 0.25
+    group: int | None = None
+    """Frames from one intra frame to the next; None: ``length``."""
 
 
 SCHEDULE = (
     Stage("intra", 6000, 1, 1.2e-3, 1e-4, photo_share=0.5),
     Stage("pair", 1500, 2, 1.2e-3, 8e-4),
     Stage("chain", 4000, 4, 8e-4, 3e-5, batch=6),
+    Stage("group", 2500, 6, 4e-4, 2e-5, batch=4, photo_share=0.2, group=30),
 )
 
 
@@ -91,37 +99,88 @@ def distortion(decoded: Planes, frame: Planes) -> Tensor:
     return (2 * luma + CHROMA_WEIGHT * chroma) / 3
 
 
+class Piece(NamedTuple):
+    """What one step trains on: a stretch of a group of pictures."""
+
+    frames: list[Planes]
+    qualities: list[Tensor]
+    level: Tensor
+    """Quality of the group's first frame (N,)."""
+    first: bool
+    """Whether the stretch opens the group."""
+
+
+def pieces(videos: list[Clip], photos: list[Clip], stage: Stage, seed: int, device: str) -> Iterator[Piece]:
+    """Endless stretches of ``stage.length`` frames, group after group."""
+    rng = np.random.default_rng(seed)
+    group = stage.group or stage.length
+    for frames in batches(videos, photos, stage.batch, group, stage.size, stage.photo_share, seed):
+        qualities = [quality.to(device) for quality in sample_qualities(stage.batch, group, rng)]
+        for start in range(0, group, stage.length):
+            here = slice(start, start + stage.length)
+            planes = [Planes(frame.luma.to(device), frame.chroma.to(device)) for frame in frames[here]]
+            yield Piece(planes, qualities[here], qualities[0], start == 0)
+
+
+class Coded(NamedTuple):
+    """A frame's bits per pixel (N,), its distortion (N,), and bits per pixel of each part (N,)."""
+
+    rate: Tensor
+    distortion: Tensor
+    parts: dict[str, Tensor]
+    intra: bool
+
+
 def code_chain(
-    model: VideoModel, frames: list[Planes], qualities: list[Tensor], histogram: Tensor | None = None
-) -> list[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    """Code a group of frames; per frame: bits per pixel (N,), distortion (N,), bits per pixel of each part.
+    model: VideoModel,
+    frames: list[Planes],
+    qualities: list[Tensor],
+    state: State | None = None,
+    histogram: Tensor | None = None,
+) -> tuple[list[Coded], State]:
+    """Code frames from ``state``, the first intra where there is none; the result ends with the state to go on from.
 
     Symbols are counted into ``histogram`` (by scale bin and magnitude), where one is given.
     """
     height, width = frames[0].luma.shape[-2:]
-    results = []
-    state: State | None = None
+    results: list[Coded] = []
     for frame, quality in zip(frames, qualities, strict=True):
         coder = Estimator()
         coder.histogram = histogram
+        intra = state is None
         if state is None:
             decoded, state = model.intra_frame(coder, quality, frame, (height, width))
         else:
             decoded, state = model.inter_frame(coder, quality, frame, state)
-        shown = Planes(decoded.luma.clamp(0, 1), decoded.chroma.clamp(0, 1))
-        state = state._replace(reference=shown)
+        state = state._replace(reference=Planes(_eight_bits(decoded.luma), _eight_bits(decoded.chroma)))
         parts = {name: bits / (height * width) for name, bits in coder.bits.items()}
-        results.append((sum(parts.values(), torch.zeros_like(quality)), distortion(decoded, frame), parts))
-    return results
+        rate = sum(parts.values(), torch.zeros_like(quality))
+        results.append(Coded(rate, distortion(decoded, frame), parts, intra))
+    assert state is not None
+    return results, state
 
 
-def loss_of(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], qualities: list[Tensor]) -> Tensor:
-    """Mean of R + lambda D over frames and samples, rates balanced."""
-    balance = (lagrangian(qualities[0]) / LAMBDA_MAX) ** -RATE_BALANCE
-    weights = [INTRA_WEIGHT] + [1.0] * (len(results) - 1)
+def _eight_bits(samples: Tensor) -> Tensor:
+    """What a decoder keeps of a picture."""
+    samples = samples.clamp(0, 1)
+    return straight_through(samples, torch.round(samples * 255) / 255)
+
+
+def _cut(state: State) -> State:
+    """``state`` without what led to it: no gradient flows back."""
+
+    def detached(picture: Planes) -> Planes:
+        return Planes(picture.luma.detach(), picture.chroma.detach())
+
+    past = None if state.past is None else detached(state.past)
+    return state._replace(reference=detached(state.reference), past=past)
+
+
+def loss_of(results: list[Coded], qualities: list[Tensor], balance: Tensor) -> Tensor:
+    """Mean of R + lambda D over frames and samples; ``balance`` (N,) weighs the samples."""
     losses = [
-        balance * (rate + weight * lagrangian(quality) * error)
-        for (rate, error, _), quality, weight in zip(results, qualities, weights, strict=True)
+        balance * (coded.rate + (INTRA_WEIGHT if coded.intra else 1.0) * lagrangian(quality) * coded.distortion)
+        for coded, quality in zip(results, qualities, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -160,7 +219,9 @@ class Run:
     def describe(self) -> str:
         """One line: stages, steps and hours of this run."""
         stages = ", ".join(
-            f"{s.name} ({s.steps} steps of {s.batch} x {s.length} frames of {s.size}x{s.size})" for s in self.schedule
+            f"{s.name} ({s.steps} steps of {s.batch} x {s.length} frames of {s.size}x{s.size}"
+            + (f" in groups of {s.group})" if s.group else ")")
+            for s in self.schedule
         )
         return f"{stages}: {self.step} steps in {self.seconds / 3600:.2f} hours"
 
@@ -229,22 +290,21 @@ def train(
     total = sum(stage.steps for stage in schedule)
     source = None
     current: Stage | None = None
+    state: State | None = None
     while run.step < total:
         stage, rate = _stage_at(schedule, run.step)
         if stage is not current or source is None:
-            current, start = stage, seed + run.step
-            source = batches(videos, photos, stage.batch, stage.length, stage.size, stage.photo_share, start)
-            rng = np.random.default_rng(start)
+            current, source = stage, pieces(videos, photos, stage, seed + run.step, device)
         for group in optimiser.param_groups:
             scale = {"rest": 1.0, "linear": LINEAR_RATE, "table": TABLE_RATE}[group["kind"]]
             group["lr"] = rate * scale * min(1.0, (run.step + 1) / WARM_UP_STEPS)
 
         began = time.perf_counter()
-        frames = [Planes(f.luma.to(device), f.chroma.to(device)) for f in next(source)]
-        qualities = [q.to(device) for q in sample_qualities(stage.batch, stage.length, rng)]
+        piece = next(source)
+        state = None if piece.first or state is None else _cut(state)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=fast_bfloat16(device)):
-            results = code_chain(model, frames, qualities)
-        loss = loss_of(results, qualities)
+            results, state = code_chain(model, piece.frames, piece.qualities, state)
+        loss = loss_of(results, piece.qualities, (lagrangian(piece.level) / LAMBDA_MAX) ** -RATE_BALANCE)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
@@ -272,21 +332,22 @@ def _follow(average: VideoModel, model: VideoModel, decay: float) -> None:
 PARTS = ("motion", "motion hyper", "texture", "texture hyper")
 
 
-def _summary(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]]) -> dict[str, float]:
+def _summary(results: list[Coded]) -> dict[str, float]:
     """Bits per pixel and PSNR of the intra and the last inter frame, at the low and the high half of the rates."""
     row: dict[str, float] = {}
-    for kind, index in (("i", 0), ("p", -1)):
-        rate, error, parts = results[index]
-        missing = kind == "p" and len(results) == 1
-        half = len(rate) // 2
+    intra = next((coded for coded in results if coded.intra), None)
+    inter = next((coded for coded in reversed(results) if not coded.intra), None)
+    for kind, coded in (("i", intra), ("p", inter)):
+        for name in ("low", "high"):
+            row |= {f"{kind}_bpp_{name}": math.nan, f"{kind}_psnr_{name}": math.nan}
+        row |= {f"{kind}_{part.replace(' ', '_')}": math.nan for part in PARTS}
+        if coded is None:
+            continue
+        half = len(coded.rate) // 2
         for name, where in (("low", slice(0, half)), ("high", slice(half, None))):
-            psnr = -10 * torch.log10(error[where] + 1e-9).mean().item()
-            row[f"{kind}_bpp_{name}"] = math.nan if missing else rate[where].mean().item()
-            row[f"{kind}_psnr_{name}"] = math.nan if missing else psnr
-        for part in PARTS:
-            row[f"{kind}_{part.replace(' ', '_')}"] = (
-                math.nan if missing or part not in parts else parts[part].mean().item()
-            )
+            row[f"{kind}_bpp_{name}"] = coded.rate[where].mean().item()
+            row[f"{kind}_psnr_{name}"] = -10 * torch.log10(coded.distortion[where] + 1e-9).mean().item()
+        row |= {f"{kind}_{part.replace(' ', '_')}": bits.mean().item() for part, bits in coded.parts.items()}
     return row
 
 

@@ -19,6 +19,7 @@ from rqlvc.media.reader import open_reader
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".y4m", ".webm", ".avi"}
 PHOTO_SUFFIXES = {".webp", ".png", ".jpg", ".jpeg"}
 MAX_SHIFT = 6.0  # luma samples a frame, of the synthetic camera
+MAX_PATH = 24.0  # luma samples either way: how far it gets
 MAX_ZOOM = 0.02
 MAX_TURN = 0.02  # radians a frame
 
@@ -98,9 +99,11 @@ def real_motion(clips: list[Clip], length: int, size: int, rng: np.random.Genera
 
 def _camera(length: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Affine grids (T, size, size, 2) for luma and chroma: a steady drift, zoom and turn from the centre."""
-    shift = rng.normal(0, MAX_SHIFT / 2, 2).clip(-MAX_SHIFT, MAX_SHIFT) * 2 / size
-    zoom = rng.uniform(-MAX_ZOOM, MAX_ZOOM) * (rng.random() < 0.5)
-    turn = rng.uniform(-MAX_TURN, MAX_TURN) * (rng.random() < 0.5)
+    fastest = min(MAX_SHIFT, 2 * MAX_PATH / length)
+    shift = rng.normal(0, fastest / 2, 2).clip(-fastest, fastest) * 2 / size
+    slow = fastest / MAX_SHIFT
+    zoom = rng.uniform(-MAX_ZOOM, MAX_ZOOM) * slow * (rng.random() < 0.5)
+    turn = rng.uniform(-MAX_TURN, MAX_TURN) * slow * (rng.random() < 0.5)
     matrices = []
     for t in np.arange(length) - (length - 1) / 2:
         scale, angle = 0.7 * (1 + zoom * t), turn * t

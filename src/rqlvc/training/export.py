@@ -24,7 +24,7 @@ def measure_symbols(model: VideoModel, groups: Iterator[list[Planes]], rounds: i
     for _ in range(rounds):
         frames = [Planes(f.luma.to(device), f.chroma.to(device)) for f in next(groups)]
         levels = sample_qualities(len(frames[0].luma), len(frames), rng)
-        code_chain(model, frames, [level.to(device) for level in levels], histogram)
+        code_chain(model, frames, [level.to(device) for level in levels], histogram=histogram)
     return histogram.cpu()
 
 
