@@ -6,15 +6,18 @@ spread to their neighbours. All vectors are in quarter samples. Every pass reads
 result does not depend on the number of threads.
 """
 
+import functools
+import itertools
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL
@@ -43,7 +46,7 @@ _CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
-_COMPILED: Any = {"cache": True, "fastmath": True, "error_model": "numpy"}
+_COMPILED: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
 
 
 class Search(NamedTuple):
@@ -77,7 +80,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     samples = search.fine[n, y & (PEL - 1), x & (PEL - 1)]
     i0, j0 = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
     t, scale = search.dct, search.scale[n]
-    for i in range(BLOCK):
+    for i in range(len(t)):  # a number that the compiler does not know: unrolled, this takes long to compile
         d = work[BLOCK]
         for j in range(BLOCK):
             d[j] = (samples[i0 + i, j0 + j] - search.luma[n, top + i, left + j]) * scale
@@ -88,7 +91,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
                 + (d4 * t[4, k] + d5 * t[5, k] + d6 * t[6, k] + d7 * t[7, k])
             )  # fmt: skip
     bits = np.float32(0.0)
-    for u in range(BLOCK):
+    for u in range(len(t)):
         t0, t1, t2, t3, t4, t5, t6, t7 = t[0, u], t[1, u], t[2, u], t[3, u], t[4, u], t[5, u], t[6, u], t[7, u]
         for k in range(BLOCK):
             magnitude = abs(
@@ -144,12 +147,11 @@ def _walk(
     return bits
 
 
-@njit(parallel=True, **_COMPILED)
-def _squares_from_seeds(search: Search, seeds: Any) -> Any:
+@njit(**_COMPILED)
+def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result: Any) -> None:
     """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples."""
-    pictures, h, w = search.predicted.shape[:3]
-    result = np.zeros((pictures, h // 2, w // 2, 2), np.int32)
-    for line in prange(pictures * (h // 2)):
+    h, w = search.predicted.shape[1:3]
+    for line in range(begin, end):
         n, row = line // (h // 2), line % (h // 2)
         work = np.empty((BLOCK + 1, BLOCK), np.float32)
         none = np.zeros(2, np.int32)
@@ -164,7 +166,6 @@ def _squares_from_seeds(search: Search, seeds: Any) -> Any:
                 bits = _consider(search, n, row, column, sx - px, sy - py, none, best, bits, work)
             for distance in (2 * PEL, PEL):
                 bits = _walk(search, n, row, column, distance, none, best, bits, work)
-    return result
 
 
 @njit(**_COMPILED)
@@ -179,17 +180,17 @@ def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
         mean[c] = round(total / 9)
 
 
-@njit(parallel=True, **_COMPILED)
-def _squares_from_neighbours(search: Search, squares: Any, fractions: bool) -> Any:
+@njit(**_COMPILED)
+def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any, fractions: bool, result: Any) -> None:
     """Differences, each the best of its own and its neighbours', priced by what is around; then refined."""
-    pictures, rows, columns = squares.shape[:3]
-    result = squares.copy()
-    for line in prange(pictures * rows):
+    rows, columns = squares.shape[1:3]
+    for line in range(begin, end):
         n, row = line // rows, line % rows
         work = np.empty((BLOCK + 1, BLOCK), np.float32)
         around = np.empty(2, np.int32)
         for column in range(columns):
             best = result[n, row, column]
+            best[:] = squares[n, row, column]
             _mean_around(squares[n], row, column, around)
             bits = _square_bits(search, n, row, column, best[0], best[1], np.inf, work)
             bits += _price(best[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
@@ -207,7 +208,6 @@ def _squares_from_neighbours(search: Search, squares: Any, fractions: bool) -> A
                         bits = _consider(
                             search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work
                         )
-    return result
 
 
 @njit(**_COMPILED)
@@ -231,12 +231,11 @@ def _leave(
     return bits
 
 
-@njit(parallel=True, **_COMPILED)
-def _blocks(search: Search, squares: Any, seeds: Any) -> Any:
+@njit(**_COMPILED)
+def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, result: Any) -> None:
     """Vectors (N, h, w, 2): each block's own where that pays, its square's elsewhere."""
-    pictures, h, w = search.predicted.shape[:3]
-    result = np.empty((pictures, h, w, 2), np.int32)
-    for line in prange(pictures * h):
+    h, w = search.predicted.shape[1:3]
+    for line in range(begin, end):
         n, row = line // h, line % h
         work = np.empty((BLOCK + 1, BLOCK), np.float32)
         best = np.empty(2, np.int32)
@@ -260,20 +259,18 @@ def _blocks(search: Search, squares: Any, seeds: Any) -> Any:
                         search, n, row, column, x + dx * distance, y + dy * distance, common, best, bits, work
                     )
             result[n, row, column, 0], result[n, row, column, 1] = px + best[0], py + best[1]
-    return result
 
 
-@njit(parallel=True, **_COMPILED)
-def _coarse_seeds(small: Any, reference: Any) -> Any:
+@njit(**_COMPILED)
+def _coarse_seeds(begin: int, end: int, small: Any, reference: Any, result: Any) -> None:
     """Vectors (N, h, w, 2) from a full search over 16x16 luma samples around each block, at quarter resolution.
 
     ``small``: the frame's luma averaged over 4x4 (N, 2h, 2w) with a border of 1; ``reference`` likewise with the
     search range more.
     """
-    pictures, h, w = small.shape[0], small.shape[1] // 2 - 1, small.shape[2] // 2 - 1
+    h, w = result.shape[1:3]
     span = 2 * COARSE_RANGE + 1
-    result = np.zeros((pictures, h, w, 2), np.int32)
-    for line in prange(pictures * h):
+    for line in range(begin, end):
         n, row = line // h, line % h
         lowest = np.full(w, np.inf, np.float32)
         sums = np.empty(small.shape[2], np.float32)
@@ -291,16 +288,29 @@ def _coarse_seeds(small: Any, reference: Any) -> Any:
                         lowest[column] = cost
                         result[n, row, column, 0] = (dx - COARSE_RANGE) * COARSE * PEL
                         result[n, row, column, 1] = (dy - COARSE_RANGE) * COARSE * PEL
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "search")
+
+
+def _over_rows(kernel: Callable[..., None], shape: tuple[int, int, int], *arguments: Any) -> npt.NDArray[np.int32]:
+    """Vectors of ``shape`` (N, h, w) from a kernel that fills some rows of them, in as many threads as PyTorch has."""
+    result = np.zeros((*shape, 2), np.int32)
+    lines, threads = shape[0] * shape[1], torch.get_num_threads()
+    if threads == 1:
+        kernel(0, lines, *arguments, result)
+        return result
+    edges = [lines * i // threads for i in range(threads + 1)]
+    parts = [_pool(threads).submit(kernel, *span, *arguments, result) for span in itertools.pairwise(edges)]
+    for part in parts:
+        part.result()
     return result
 
 
-def _seeds(luma: Tensor, reference: Tensor) -> npt.NDArray[np.int32]:
-    small, other = (
-        F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu().numpy()
-        for plane, border in ((luma, 1), (reference, COARSE_RANGE + 1))
-    )
-    seeds: npt.NDArray[np.int32] = _coarse_seeds(small, other)
-    return seeds
+def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
+    return np.asarray(F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu())
 
 
 @torch.no_grad()
@@ -311,7 +321,6 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``predicted``: motion
     that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
     """
-    numba.set_num_threads(min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
     search = Search(
         fine.cpu().numpy(),
         luma[:, 0].cpu().numpy(),
@@ -319,8 +328,11 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
         (float(_UNIT) / step).float().cpu().numpy(),
         dct_matrix(BLOCK).T.float().contiguous().numpy(),
     )
-    seeds = _seeds(luma, reference)
-    squares = _squares_from_seeds(search, seeds)
-    squares = _squares_from_neighbours(search, squares, True)
-    squares = _squares_from_neighbours(search, squares, False)
-    return torch.from_numpy(_blocks(search, squares, seeds)).permute(0, 3, 1, 2).to(luma)
+    pictures, h, w = search.predicted.shape[:3]
+    blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
+    small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
+    seeds = _over_rows(_coarse_seeds, blocks, small, other)
+    squares = _over_rows(_squares_from_seeds, half, search, seeds)
+    squares = _over_rows(_squares_from_neighbours, half, search, squares, True)
+    squares = _over_rows(_squares_from_neighbours, half, search, squares, False)
+    return torch.from_numpy(_over_rows(_blocks, blocks, search, squares, seeds)).permute(0, 3, 1, 2).to(luma)
