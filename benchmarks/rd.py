@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -252,12 +253,25 @@ def markdown(title: str, clips: Sequence[Clip], curves: Sequence[Curves], deltas
     for name, row in rows:
         values = [row[pair][metric] for pair, metric in columns]
         lines.append(table_row([name, *("no overlap" if value is None else f"{value:+.1f}" for value in values)]))
+    if OURS in curves[0]:
+        lines += [
+            "",
+            "Our range: bits at the best level over bits at the coarsest, and whether each step up takes more.",
+            "",
+        ]
+        lines += table_head(["sequence", "times", "grows at each step"])
+        lines += [table_row([clip.name, *range_cells(each[OURS])]) for clip, each in zip(clips, curves, strict=True)]
     lines += ["", "Points: real payload bits, PSNR of what they decode to, mean over frames.", ""]
     lines += table_head(["sequence", "codec", "q / CRF / QP", "frames", "kbit/s", "bpp", *METRICS.values(), "fps"])
     for clip, each in zip(clips, curves, strict=True):
         for codec, points in each.items():
             lines += [table_row([clip.name, codec, *point_cells(clip, point)]) for point in points]
     return "\n".join(lines) + "\n"
+
+
+def range_cells(points: Sequence[Point]) -> list[str]:
+    bits = [point.bits for point in sorted(points, key=lambda point: point.quantiser)]
+    return [f"{bits[-1] / bits[0]:.1f}", "yes" if all(low < high for low, high in pairwise(bits)) else "no"]
 
 
 def point_cells(clip: Clip, point: Point) -> list[str]:

@@ -44,7 +44,7 @@ def companding_table() -> Tensor:
 
 def compand(latent: Tensor, table: Tensor) -> Tensor:
     """Network input from integer latents (in 1/16 steps): log-compressed magnitude with the sign kept."""
-    return table[(latent + table.numel() // 2).clamp(0, table.numel() - 1).long()]
+    return table[(latent + table.numel() // 2).clamp(0, table.numel() - 1).long()].to(latent.dtype)
 
 
 def linear_input(latent: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class ModelConfig:
     """Parts that can be switched off, so that their worth can be measured."""
 
     mask: bool = False
-    coarse: bool = False  # the inter codec's networks at 1/8
+    coarse: bool = False  # networks at 1/8 in prediction and inter codec
     attention: bool = False  # in these, which it switches on
     motion_prediction: bool = True
     temporal_prior: bool = True
@@ -55,17 +55,16 @@ class Prediction(nn.Module):
     motion, is refined: samples that a whole, even motion repeats are refined already.
     """
 
-    def __init__(self, mask: bool) -> None:
+    def __init__(self, mask: bool, coarse: bool) -> None:
         super().__init__()
         self.head = conv(2 * FOLD_4 + 2, FINE)
         self.modulate = QualityScale(FINE)
         self.fine = ResidualBlock(FINE)
-        self.down = conv(FINE, COARSE, 3, 2)
-        self.coarse = ResidualBlock(COARSE)
-        self.up = conv(COARSE, 4 * FINE // 2, 1)
-        self.out = zero_conv(FINE + FINE // 2, FOLD_4)
-        self.blend = zero_conv(FINE + FINE // 2, 1)
-        self.mask = zero_conv(FINE + FINE // 2, 1) if mask else None
+        self.coarse = CoarseFeatures() if coarse else None
+        features = FINE + (FINE // 2 if coarse else 0)
+        self.out = zero_conv(features, FOLD_4)
+        self.blend = zero_conv(features, 1)
+        self.mask = zero_conv(features, 1) if mask else None
         if self.mask is not None and self.mask.bias is not None:
             nn.init.constant_(self.mask.bias, 4.0)  # sigmoid(4) = 0.98: near pure residual coding
 
@@ -74,14 +73,30 @@ class Prediction(nn.Module):
         samples = fold(moved, 4)
         other = fold(past, 4) - samples
         x = torch.cat([samples, upsample_blocks(motion / VECTOR_UNIT, 2), other], dim=1)
-        fine = self.fine(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
-        coarse = self.coarse(F.leaky_relu(self.down(fine), 0.1))
-        both = torch.cat([fine, F.pixel_shuffle(self.up(coarse), 2)], dim=1)
-        refined = self.out(both).float() + self.blend(both).float() * other
+        fine = features = self.fine(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
+        coarse = None
+        if self.coarse is not None:
+            coarse, back = self.coarse(fine)
+            features = torch.cat([fine, back], dim=1)
+        refined = self.out(features).float() + self.blend(features).float() * other
         prediction = samples + refined * _interpolated(motion)
         if self.mask is not None:
-            prediction = prediction * torch.sigmoid(self.mask(both).float())
+            prediction = prediction * torch.sigmoid(self.mask(features).float())
         return prediction, Condition(fine, coarse)
+
+
+class CoarseFeatures(nn.Module):
+    """Features at 1/8 of those at 1/4, and these back at 1/4 (half as many)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = conv(FINE, COARSE, 3, 2)
+        self.block = ResidualBlock(COARSE)
+        self.up = conv(COARSE, 4 * FINE // 2, 1)
+
+    def forward(self, fine: Tensor) -> tuple[Tensor, Tensor]:
+        coarse = self.block(F.leaky_relu(self.down(fine), 0.1))
+        return coarse, F.pixel_shuffle(self.up(coarse), 2)
 
 
 def _interpolated(motion: Tensor) -> Tensor:
@@ -101,8 +116,9 @@ class VideoModel(nn.Module):
         self.config = config = config or ModelConfig()
         self.intra = IntraCodec()
         self.motion = MotionCodec(config.temporal_prior)
-        self.prediction = Prediction(config.mask)
-        self.inter = InterCodec(config.coarse or config.attention, config.attention, config.temporal_prior)
+        coarse = config.coarse or config.attention
+        self.prediction = Prediction(config.mask, coarse)
+        self.inter = InterCodec(coarse, config.attention, config.temporal_prior)
         self.motion_side = IntegerConv(LATENTS, PRIOR, 3)
         self.register_buffer("companding", companding_table(), persistent=False)
 

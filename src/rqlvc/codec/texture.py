@@ -24,10 +24,10 @@ LOW = (*range(6), *range(64, 67), *range(80, 83))  # the lowest frequencies of Y
 
 
 class Condition(NamedTuple):
-    """What inter coding is conditioned on: features of the prediction at 1/4 and 1/8."""
+    """What inter coding is conditioned on: features of the prediction at 1/4 and, where used, at 1/8."""
 
     fine: Tensor
-    coarse: Tensor
+    coarse: Tensor | None
 
 
 class IntraAnalysis(nn.Module):
@@ -61,6 +61,7 @@ class InterAnalysis(nn.Module):
         self.out = zero_conv(COARSE, COARSE, 1)
 
     def forward(self, linear: Tensor, quality: Tensor, condition: Condition) -> Tensor:
+        assert condition.coarse is not None
         x = torch.cat([companded(linear), condition.coarse], dim=1)
         x = self.coarse(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         if self.attention is not None:
@@ -123,6 +124,7 @@ class InterSynthesisCoarse(nn.Module):
         self.up = conv(COARSE, 4 * FINE // 2, 1)
 
     def forward(self, scaled: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        assert known.coarse is not None
         x = torch.cat([companded(scaled), known.coarse], dim=1)
         x = self.block(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         if self.attention is not None:

@@ -239,7 +239,7 @@ def start_run(
     """A new run in the folder ``out``, or the one whose checkpoint lies there.
 
     ``resume`` goes on from the checkpoint in ``out``, with its schedule; ``start_from`` takes only the weights of
-    another run's checkpoint or of a weights file (parts that it lacks start anew). Raises :class:`RqlvcError` when
+    another run's checkpoint or of a weights file (parts that it lacks, or has in another size, start anew). Raises :class:`RqlvcError` when
     there is nothing to resume, or something that would be overwritten.
     """
     checkpoint = out / CHECKPOINT
@@ -259,11 +259,16 @@ def start_run(
     run = Run(model, copy.deepcopy(model), _optimiser(model), schedule)
     if saved is None:
         return run
-    model.load_state_dict(saved["model" if resume else "average"], strict=resume)
-    run.average.load_state_dict(saved["average"], strict=resume)
     if not resume:
+        own = model.state_dict()
+        known = {name: value for name, value in saved["average"].items() if name in own}
+        fitting = {name: value for name, value in known.items() if value.shape == own[name].shape}
+        model.load_state_dict(fitting, strict=False)
+        run.average.load_state_dict(fitting, strict=False)
         run.history = (*saved["history"], saved["description"])
         return run
+    model.load_state_dict(saved["model"])
+    run.average.load_state_dict(saved["average"])
     run.optimiser.load_state_dict(saved["optimiser"])
     run.schedule = tuple(Stage(**stage) for stage in saved["schedule"])
     run.step, run.seconds, run.history = saved["step"], saved["seconds"], tuple(saved["history"])
