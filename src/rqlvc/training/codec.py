@@ -239,8 +239,8 @@ def start_run(
     """A new run in the folder ``out``, or the one whose checkpoint lies there.
 
     ``resume`` goes on from the checkpoint in ``out``, with its schedule; ``start_from`` takes only the weights of
-    another run's checkpoint or of a weights file (parts that it lacks, or has in another size, start anew). Raises :class:`RqlvcError` when
-    there is nothing to resume, or something that would be overwritten.
+    another run's checkpoint or of a weights file; parts that it lacks, or has in another size, start anew. Raises
+    :class:`RqlvcError` when there is nothing to resume, or something that would be overwritten.
     """
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:
