@@ -80,7 +80,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     samples = search.fine[n, y & (PEL - 1), x & (PEL - 1)]
     i0, j0 = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
     t, scale = search.dct, search.scale[n]
-    for i in range(len(t)):  # a number that the compiler does not know: unrolled, this takes long to compile
+    for i in range(BLOCK):
         d = work[BLOCK]
         for j in range(BLOCK):
             d[j] = (samples[i0 + i, j0 + j] - search.luma[n, top + i, left + j]) * scale
@@ -91,7 +91,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
                 + (d4 * t[4, k] + d5 * t[5, k] + d6 * t[6, k] + d7 * t[7, k])
             )  # fmt: skip
     bits = np.float32(0.0)
-    for u in range(len(t)):
+    for u in range(BLOCK):
         t0, t1, t2, t3, t4, t5, t6, t7 = t[0, u], t[1, u], t[2, u], t[3, u], t[4, u], t[5, u], t[6, u], t[7, u]
         for k in range(BLOCK):
             magnitude = abs(
