@@ -45,7 +45,7 @@ def from_latents(latents: Tensor) -> Tensor:
 
 
 class MotionCodec(nn.Module):
-    """Differences of motion from its prediction, coded knowing the prediction; those the prior holds silent are zero."""
+    """Differences of motion from its prediction, coded knowing it; zero where the prior expects silence."""
 
     def __init__(self, temporal: bool) -> None:
         super().__init__()
