@@ -56,7 +56,9 @@ def train_codec(
         names = ", ".join(stage.name for stage in SCHEDULE)
         raise RqlvcError(f"There is no stage called {', '.join(unknown)}: choose among {names}.")
     schedule = scaled(tuple(stage for stage in SCHEDULE if stage.name in wanted), scale)
-    config = ModelConfig(mask, attention, motion_prediction, temporal_prior)
+    config = ModelConfig(
+        mask=mask, attention=attention, motion_prediction=motion_prediction, temporal_prior=temporal_prior
+    )
 
     run = start_run(
         out, schedule=schedule, config=config, resume=resume, start_from=start_from, device=device, seed=seed

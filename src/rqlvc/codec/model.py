@@ -23,7 +23,7 @@ from rqlvc.codec.search import block_search
 from rqlvc.codec.texture import COARSE, FINE, PRIOR, Condition, InterCodec, IntraCodec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """Parts that can be switched off, so that their worth can be measured."""
 
