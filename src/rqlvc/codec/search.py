@@ -43,6 +43,7 @@ WALK = 6  # steps that the search of a square may take at each distance
 _UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coefficients whose squares are bits
 _CODED = np.float32(TRUST * CODED_BITS)
 _CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_BITS))
+_DCT = dct_matrix(BLOCK).T.float().contiguous().numpy()
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
@@ -326,7 +327,7 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
         luma[:, 0].cpu().numpy(),
         predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
         (float(_UNIT) / step).float().cpu().numpy(),
-        dct_matrix(BLOCK).T.float().contiguous().numpy(),
+        _DCT,
     )
     pictures, h, w = search.predicted.shape[:3]
     blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)

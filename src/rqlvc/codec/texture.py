@@ -49,24 +49,33 @@ class IntraAnalysis(nn.Module):
         return self.out(self.coarse(F.leaky_relu(self.merge(x), 0.1)))
 
 
-class InterAnalysis(nn.Module):
-    """The residual's linear transform and the condition to a correction of the former, at 1/8."""
+class CoarseTrunk(nn.Module):
+    """Features at 1/8 from coefficients and the condition: what inter analysis and synthesis begin with there."""
 
     def __init__(self, attention: bool) -> None:
         super().__init__()
         self.head = conv(2 * COARSE, COARSE)
         self.modulate = QualityScale(COARSE)
-        self.coarse = ResidualBlock(COARSE)
+        self.block = ResidualBlock(COARSE)
         self.attention = JointAttention(COARSE) if attention else None
+
+    def forward(self, coefficients: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        assert known.coarse is not None
+        x = torch.cat([companded(coefficients), known.coarse], dim=1)
+        x = self.block(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
+        return x if self.attention is None else self.attention(x, known.coarse)
+
+
+class InterAnalysis(nn.Module):
+    """The residual's linear transform and the condition to a correction of the former, at 1/8."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.trunk = CoarseTrunk(attention)
         self.out = zero_conv(COARSE, COARSE, 1)
 
-    def forward(self, linear: Tensor, quality: Tensor, condition: Condition) -> Tensor:
-        assert condition.coarse is not None
-        x = torch.cat([companded(linear), condition.coarse], dim=1)
-        x = self.coarse(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
-        if self.attention is not None:
-            x = self.attention(x, condition.coarse)
-        return self.out(x)
+    def forward(self, linear: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        return self.out(self.trunk(linear, quality, known))
 
 
 def companded(coefficients: Tensor) -> Tensor:
@@ -117,19 +126,11 @@ class InterSynthesisCoarse(nn.Module):
 
     def __init__(self, attention: bool) -> None:
         super().__init__()
-        self.head = conv(2 * COARSE, COARSE)
-        self.modulate = QualityScale(COARSE)
-        self.block = ResidualBlock(COARSE)
-        self.attention = JointAttention(COARSE) if attention else None
+        self.trunk = CoarseTrunk(attention)
         self.up = conv(COARSE, 4 * FINE // 2, 1)
 
     def forward(self, scaled: Tensor, quality: Tensor, known: Condition) -> Tensor:
-        assert known.coarse is not None
-        x = torch.cat([companded(scaled), known.coarse], dim=1)
-        x = self.block(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
-        if self.attention is not None:
-            x = self.attention(x, known.coarse)
-        return F.pixel_shuffle(self.up(x), 2)
+        return F.pixel_shuffle(self.up(self.trunk(scaled, quality, known)), 2)
 
 
 def initial_scales(intra: bool) -> Tensor:
