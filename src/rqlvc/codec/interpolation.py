@@ -3,10 +3,16 @@
 Vectors (N, 2, h, w; x, y) are whole numbers of quarter luma samples, one for each 8x8 block of luma.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 
+from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.planes import Planes
 
 PEL = 4  # sub-pixel positions per luma sample
@@ -44,8 +50,56 @@ def _filters(taps: tuple[tuple[int, ...], ...], length: int) -> Tensor:
     return matrix
 
 
-_LUMA = _filters(_LUMA_TAPS, BLOCK)  # (4, 15, 8)
-_CHROMA = _filters(_CHROMA_TAPS, BLOCK // 2)  # (8, 7, 4)
+def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]:
+    """The compiled loop that moves blocks of ``block`` samples, through filters of ``taps``."""
+    phases, length = len(taps), len(taps[0])
+    weights = np.array(taps, np.float32) / 64
+    reach = block + length - 1
+    margin = MARGIN * block // BLOCK
+
+    @njit(**OPTIONS)
+    def move(begin: int, end: int, padded: Any, vectors: Any, moved: Any) -> None:
+        """Rows of blocks of ``moved`` (N, C, H, W), from a plane with its borders repeated and vectors (N, 2, h, w)."""
+        h, w = vectors.shape[2:]
+        wide = np.empty((reach, block), np.float32)
+        for line in range(begin, end):
+            n, row = line // h, line % h
+            for column in range(w):
+                x, y = vectors[n, 0, row, column], vectors[n, 1, row, column]
+                top, left = row * block + margin + y // phases, column * block + margin + x // phases
+                across, down = weights[x % phases], weights[y % phases]
+                for c in range(padded.shape[1]):
+                    for i in range(reach):
+                        for j in range(block):
+                            value = np.float32(0.0)
+                            for k in range(length):
+                                value += across[k] * padded[n, c, top + i, left + j + k]
+                            wide[i, j] = value
+                    for i in range(block):
+                        for j in range(block):
+                            value = np.float32(0.0)
+                            for k in range(length):
+                                value += down[k] * wide[i + k, j]
+                            moved[n, c, row * block + i, column * block + j] = value
+
+    return move
+
+
+class Interpolation(NamedTuple):
+    """A filter of sub-pixel positions, for blocks of one size."""
+
+    matrices: Tensor
+    """(phases, reach, block): ``reach`` samples to ``block`` moved ones."""
+    move: Callable[..., None]
+    """The same as a compiled loop over rows of blocks."""
+
+
+def _interpolation(taps: tuple[tuple[int, ...], ...], block: int) -> Interpolation:
+    return Interpolation(_filters(taps, block), _mover(taps, block))
+
+
+_LUMA = _interpolation(_LUMA_TAPS, BLOCK)
+_CHROMA = _interpolation(_CHROMA_TAPS, BLOCK // 2)
 
 
 def clamp_vectors(vectors: Tensor) -> Tensor:
@@ -60,16 +114,21 @@ def clamp_vectors(vectors: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(vectors, lowest.to(vectors.dtype)), highest.to(vectors.dtype))
 
 
-def _moved(plane: Tensor, vectors: Tensor, filters: Tensor) -> Tensor:
+def _moved(plane: Tensor, vectors: Tensor, filters: Interpolation) -> Tensor:
     """``plane`` (N, C, H, W) moved block by block; ``vectors`` are in units of one phase of ``filters``."""
-    phases, reach, block = filters.shape
+    phases, reach, block = filters.matrices.shape
     margin, before = MARGIN * block // BLOCK, (reach - block) // 2
+    edge = margin + before
+    padded = F.pad(plane.float(), [edge, edge + 1, edge, edge + 1], mode="replicate")
     n, channels, height, width = plane.shape
     h, w = height // block, width // block
-    edge = margin + before
-    padded = F.pad(plane, [edge, edge + 1, edge, edge + 1], mode="replicate")
-    stride = padded.shape[-1]
+    if plane.device.type == "cpu" and not torch.is_grad_enabled():
+        moved = torch.empty(plane.shape)
+        whole_vectors = vectors.to(torch.int32).numpy()
+        over_rows(filters.move, n * h, padded.numpy(), whole_vectors, moved.numpy())
+        return moved
 
+    stride = padded.shape[-1]
     quarters = vectors.long()
     phase, whole = quarters % phases, torch.div(quarters, phases, rounding_mode="floor") + margin
     row = torch.arange(h, device=plane.device)[:, None] * block + whole[:, 1]
@@ -78,10 +137,10 @@ def _moved(plane: Tensor, vectors: Tensor, filters: Tensor) -> Tensor:
     index = (row * stride + column)[..., None, None] + along[:, None] * stride + along  # (N, h, w, reach, reach)
     index = index.reshape(n, 1, -1).expand(-1, channels, -1)
     patches = padded.flatten(2).gather(2, index).reshape(n, channels, h, w, reach, reach)
-    matrices = filters.to(plane)
+    matrices = filters.matrices.to(plane.device)
     with torch.autocast(plane.device.type, enabled=False):
         # Float32: samples rounded to bfloat16 would drift by decibels from a decoder in another precision.
-        wide = patches.float() @ matrices[phase[:, 0]][:, None]
+        wide = patches @ matrices[phase[:, 0]][:, None]
         blocks = matrices[phase[:, 1]][:, None].transpose(-1, -2) @ wide
     return blocks.transpose(3, 4).reshape(n, channels, height, width)
 
@@ -109,23 +168,62 @@ def follow(vectors: Tensor, last: Tensor) -> Tensor:
     return vectors + there.reshape(vectors.shape)
 
 
-_CHUNK = 8  # samples that one small matrix product interpolates: faster than convolution with a single channel
+_TAPS = np.array(_LUMA_TAPS, np.float32) / 64
+
+
+@njit(**OPTIONS)
+def _phases_across(begin: int, end: int, padded: Any, wide: Any) -> None:
+    """Rows of ``padded`` (N, rows, columns + 7) at each phase between their samples: (N, 4, rows, columns)."""
+    rows = padded.shape[1]
+    for line in range(begin, end):
+        n, i = line // rows, line % rows
+        source = padded[n, i]
+        for x in range(PEL):
+            result = wide[n, x, i]
+            t = _TAPS[x]
+            for j in range(len(result)):
+                result[j] = (
+                    (t[0] * source[j] + t[1] * source[j + 1] + t[2] * source[j + 2] + t[3] * source[j + 3])
+                    + (t[4] * source[j + 4] + t[5] * source[j + 5] + t[6] * source[j + 6] + t[7] * source[j + 7])
+                )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _phases_down(begin: int, end: int, wide: Any, tall: Any) -> None:
+    """As :func:`_phases_across`, between rows: (N, 4, rows + 7, columns) to (N, 4, 4, rows, columns)."""
+    rows = tall.shape[3]
+    for line in range(begin, end):
+        n, i = line // rows, line % rows
+        for y in range(PEL):
+            t = _TAPS[y]
+            for x in range(PEL):
+                result, source = tall[n, y, x, i], wide[n, x]
+                s0, s1, s2, s3 = source[i], source[i + 1], source[i + 2], source[i + 3]
+                s4, s5, s6, s7 = source[i + 4], source[i + 5], source[i + 6], source[i + 7]
+                if y == 0:
+                    result[:] = s3
+                    continue
+                for j in range(len(result)):
+                    result[j] = (
+                        (t[0] * s0[j] + t[1] * s1[j] + t[2] * s2[j] + t[3] * s3[j])
+                        + (t[4] * s4[j] + t[5] * s5[j] + t[6] * s6[j] + t[7] * s7[j])
+                    )  # fmt: skip
 
 
 def quarter_pel(plane: Tensor, margin: int) -> Tensor:
     """Samples of a plane (N, 1, H, W) between its samples: (N, 4, 4, H + 2 margin, W + 2 margin).
 
-    ``[:, y, x]`` is the plane moved by x / 4 and y / 4 samples, as :func:`compensate` would. Borders are repeated. H, W
-    and the margin are multiples of 8.
+    ``[:, y, x]`` is the plane moved by x / 4 and y / 4 samples, as :func:`compensate` would. Borders are repeated. Runs
+    on the CPU.
     """
-    matrix = _LUMA.to(plane).permute(1, 0, 2).flatten(1)  # 8 samples and 7 around them to 4 phases of 8
-    padded = F.pad(plane, (3 + margin, 4 + margin, 3 + margin, 4 + margin), mode="replicate")[:, 0]
+    plane = plane.detach().cpu().float()
+    padded = F.pad(plane, (3 + margin, 4 + margin, 3 + margin, 4 + margin), mode="replicate")[:, 0].numpy()
     n, rows, columns = padded.shape[0], padded.shape[1] - 7, padded.shape[2] - 7
-    with torch.autocast(plane.device.type, enabled=False):
-        wide = (padded.unfold(2, _CHUNK + 7, _CHUNK) @ matrix).reshape(n, rows + 7, -1, PEL, _CHUNK)
-        wide = wide.permute(0, 3, 1, 2, 4).reshape(n, PEL, rows + 7, columns)
-        tall = (matrix.T @ wide.unfold(2, _CHUNK + 7, _CHUNK).transpose(3, 4)).reshape(n, PEL, -1, PEL, _CHUNK, columns)
-        return tall.permute(0, 3, 1, 2, 4, 5).reshape(n, PEL, PEL, rows, columns)
+    wide = np.empty((n, PEL, rows + 7, columns), np.float32)
+    over_rows(_phases_across, n * (rows + 7), padded, wide)
+    tall = torch.empty(n, PEL, PEL, rows, columns)
+    over_rows(_phases_down, n * rows, wide, tall.numpy())
+    return tall
 
 
 def upsample_blocks(motion: Tensor, factor: int) -> Tensor:

@@ -6,11 +6,8 @@ spread to their neighbours. All vectors are in quarter samples. Every pass reads
 result does not depend on the number of threads.
 """
 
-import functools
-import itertools
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +17,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
+from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL
 from rqlvc.codec.transforms import dct_matrix
 
@@ -47,8 +45,6 @@ _DCT = dct_matrix(BLOCK).T.float().contiguous().numpy()
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
-_COMPILED: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
-
 
 class Search(NamedTuple):
     """What every candidate is measured on."""
@@ -65,13 +61,13 @@ class Search(NamedTuple):
     """Sample by frequency, (8, 8)."""
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _price(difference: int, fixed: float, per_doubling: float) -> float:
     """Rough bits of one component's difference, in quarter samples."""
     return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
     """Estimated price of what (x, y) leaves of a block: each coefficient is coded or is an error."""
     height, width = search.luma.shape[1:]
@@ -103,7 +99,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     return bits
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
     """Price of what a difference (x, y) leaves of a square; some number above ``limit`` once it is above."""
     bits = 0.0
@@ -115,7 +111,7 @@ def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, 
     return bits
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _consider(
     search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -133,7 +129,7 @@ def _consider(
     return bits
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _walk(
     search: Search, n: int, row: int, column: int, distance: int, around: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -148,7 +144,7 @@ def _walk(
     return bits
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result: Any) -> None:
     """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples."""
     h, w = search.predicted.shape[1:3]
@@ -169,7 +165,7 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result
                 bits = _walk(search, n, row, column, distance, none, best, bits, work)
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
     """Mean of 3x3 vectors of ``field`` (h, w, 2), rounded, into ``mean``; beyond the border the nearest counts."""
     h, w = field.shape[:2]
@@ -181,7 +177,7 @@ def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
         mean[c] = round(total / 9)
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any, fractions: bool, result: Any) -> None:
     """Differences, each the best of its own and its neighbours', priced by what is around; then refined."""
     rows, columns = squares.shape[1:3]
@@ -211,7 +207,7 @@ def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any,
                         )
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _leave(
     search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -232,7 +228,7 @@ def _leave(
     return bits
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, result: Any) -> None:
     """Vectors (N, h, w, 2): each block's own where that pays, its square's elsewhere."""
     h, w = search.predicted.shape[1:3]
@@ -262,7 +258,7 @@ def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, resu
             result[n, row, column, 0], result[n, row, column, 1] = px + best[0], py + best[1]
 
 
-@njit(**_COMPILED)
+@njit(**OPTIONS)
 def _coarse_seeds(begin: int, end: int, small: Any, reference: Any, result: Any) -> None:
     """Vectors (N, h, w, 2) from a full search over 16x16 luma samples around each block, at quarter resolution.
 
@@ -291,22 +287,10 @@ def _coarse_seeds(begin: int, end: int, small: Any, reference: Any, result: Any)
                         result[n, row, column, 1] = (dy - COARSE_RANGE) * COARSE * PEL
 
 
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "search")
-
-
-def _over_rows(kernel: Callable[..., None], shape: tuple[int, int, int], *arguments: Any) -> npt.NDArray[np.int32]:
-    """Vectors of ``shape`` (N, h, w) from a kernel that fills some rows of them, in as many threads as PyTorch has."""
+def _vectors(kernel: Callable[..., None], shape: tuple[int, int, int], *arguments: Any) -> npt.NDArray[np.int32]:
+    """Vectors of ``shape`` (N, h, w) from a kernel that fills some rows of them."""
     result = np.zeros((*shape, 2), np.int32)
-    lines, threads = shape[0] * shape[1], torch.get_num_threads()
-    if threads == 1:
-        kernel(0, lines, *arguments, result)
-        return result
-    edges = [lines * i // threads for i in range(threads + 1)]
-    parts = [_pool(threads).submit(kernel, *span, *arguments, result) for span in itertools.pairwise(edges)]
-    for part in parts:
-        part.result()
+    over_rows(kernel, shape[0] * shape[1], *arguments, result)
     return result
 
 
@@ -323,7 +307,7 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
     """
     search = Search(
-        fine.cpu().numpy(),
+        fine.numpy(),
         luma[:, 0].cpu().numpy(),
         predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
         (float(_UNIT) / step).float().cpu().numpy(),
@@ -332,8 +316,8 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     pictures, h, w = search.predicted.shape[:3]
     blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
     small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
-    seeds = _over_rows(_coarse_seeds, blocks, small, other)
-    squares = _over_rows(_squares_from_seeds, half, search, seeds)
-    squares = _over_rows(_squares_from_neighbours, half, search, squares, True)
-    squares = _over_rows(_squares_from_neighbours, half, search, squares, False)
-    return torch.from_numpy(_over_rows(_blocks, blocks, search, squares, seeds)).permute(0, 3, 1, 2).to(luma)
+    seeds = _vectors(_coarse_seeds, blocks, small, other)
+    squares = _vectors(_squares_from_seeds, half, search, seeds)
+    squares = _vectors(_squares_from_neighbours, half, search, squares, True)
+    squares = _vectors(_squares_from_neighbours, half, search, squares, False)
+    return torch.from_numpy(_vectors(_blocks, blocks, search, squares, seeds)).permute(0, 3, 1, 2).to(luma)
