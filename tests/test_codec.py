@@ -321,6 +321,16 @@ def test_each_block_of_each_picture_moves_by_its_own_vector() -> None:
         assert torch.allclose(moved[n, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8], expected, atol=1e-5)
 
 
+def test_compiled_compensation_is_the_trained_one() -> None:
+    planes = scene(32, 48)
+    vectors = torch.randint(-200, 201, (2, 2, 4, 6), generator=torch.Generator().manual_seed(6)).float()
+    trained = compensate(planes, vectors)
+    with torch.no_grad():  # where no gradient is asked for, a compiled loop moves the blocks
+        compiled = compensate(planes, vectors)
+    for plane, other in zip(compiled, trained, strict=True):
+        assert torch.allclose(plane, other, atol=1e-6)
+
+
 @pytest.mark.parametrize("vector", range(9))
 def test_chroma_moves_by_eighths(vector: int) -> None:
     x = torch.arange(48)

@@ -4,7 +4,7 @@ But for :func:`hyper_values`, which only the encoder runs, everything in this fi
 :mod:`rqlvc.codec.integer`): inputs are integer latents, already decoded by both sides, and quality in 1/64 steps.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,10 @@ class Parameters(NamedTuple):
     bins: Tensor  # integers in [0, 63]
 
 
-def split_parameters(accumulator: Tensor, offset: Tensor, shift: int = SHIFT) -> Parameters:
-    """Means and bins from the last accumulator; ``offset`` is the bin that the quality level alone suggests."""
-    output = requantise(accumulator, shift)
-    mean, scale = output.chunk(2, dim=1)
+def split_parameters(accumulator: Tensor, offset: Tensor, axis: int = -1) -> Parameters:
+    """Means and bins, side by side along ``axis``, from the last accumulator; ``offset`` is added to the bins."""
+    output = requantise(accumulator, SHIFT)
+    mean, scale = output.chunk(2, dim=axis)
     return Parameters(mean.clamp(-MEAN_LIMIT, MEAN_LIMIT), (scale + offset).clamp(0, BINS - 1))
 
 
@@ -97,7 +97,7 @@ class HyperPrior(nn.Module):
         level, offset = self.level(quality).expand(shape), self.offset(quality).expand(shape)
         if past is None or self.past is None or self.keep is None:
             return Parameters(level, offset.clamp(0, BINS - 1))
-        mean, bins = split_parameters(self.past(compand(past, self.companding)), offset)
+        mean, bins = split_parameters(self.past(compand(past, self.companding)), offset, axis=1)
         keep = round_half_up(self.keep.clamp(0, 1) * LATENT_UNIT) / LATENT_UNIT
         past = past.clamp(-self.LIMIT, self.LIMIT)
         return Parameters(mean + level + round_half_up((past - level) * keep), bins)
@@ -164,6 +164,10 @@ class LatentPrior(nn.Module):
     """
 
     companding: Tensor
+    order: Tensor
+    """Channels as they are coded: low frequencies, then the rest."""
+    natural: Tensor
+    """Where each channel is in that order."""
 
     def __init__(
         self, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
@@ -176,7 +180,10 @@ class LatentPrior(nn.Module):
         self.low = low
         self.linear = linear
         self.whole = whole
-        self.rest = tuple(channel for channel in range(channels) if channel not in low)
+        rest = [channel for channel in range(channels) if channel not in low]
+        order = torch.tensor([*low, *rest])
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("natural", torch.argsort(order), persistent=False)
         inputs = channels + (len(low) if linear else 0)
         self.past = IntegerConv(inputs, width, 3) if temporal else None
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
@@ -186,7 +193,7 @@ class LatentPrior(nn.Module):
         self.steps = nn.ModuleList(Step(contexts, width) for contexts in (0, inputs, inputs))
         # From a step's features to parameters of low frequencies, then of the rest; each on even, then odd squares.
         self.low_heads = nn.ModuleList(IntegerConv(width, 2 * len(low), 1, gain=0.05) for _ in range(2))
-        self.rest_heads = nn.ModuleList(IntegerConv(width, 2 * len(self.rest), 1, gain=0.05) for _ in range(2))
+        self.rest_heads = nn.ModuleList(IntegerConv(width, 2 * len(rest), 1, gain=0.05) for _ in range(2))
         self.register_buffer("companding", companding_table(), persistent=False)
 
     def _input(self, latent: Tensor) -> Tensor:
@@ -212,69 +219,74 @@ class LatentPrior(nn.Module):
         known = side + self.level(quality) * 2.0**SHIFT
         if self.past is not None and self.past_level is not None and past is not None and past_quality is not None:
             known = known + self.past(self._input(past)) + self.past_level(past_quality) * 2.0**SHIFT
-        offset = bands + self.offset(quality)
-        low, rest = (torch.tensor(channels, device=bands.device) for channels in (self.low, self.rest))
+        low, rest = slice(0, len(self.low)), slice(len(self.low), None)
         even, odd = _squares(bands)
+        first_low, second_low = self.low_heads
+        first_rest, second_rest = self.rest_heads
         plan = (
-            [Block(low, even, self.low_heads[0])],
-            [Block(low, odd, self.low_heads[1], self.neighbours), Block(rest, even, self.rest_heads[0])],
-            [Block(rest, odd, self.rest_heads[1])],
+            [Block(low, even, first_low)],
+            [Block(low, odd, second_low, self.neighbours), Block(rest, even, first_rest)],
+            [Block(rest, odd, second_rest)],
         )
+        offset = _rows(bands + self.offset(quality))[..., self.order]
+        values = None if value is None else _rows(value)[..., self.order]
+        rows = torch.zeros_like(offset)
         decoded = torch.zeros_like(bands)
         for index, (step, blocks) in enumerate(zip(self.steps, plan, strict=True)):
             features = step(known, self._input(decoded) if index else None)
-            decoded = self._code(coder, value, blocks, features, offset, decoded)
+            rows = self._code(coder, values, blocks, _rows(features), offset, decoded, rows)
+            decoded = rows[..., self.natural].unflatten(1, decoded.shape[2:]).permute(0, 3, 1, 2)
         return decoded
 
     def _code(
         self,
         coder: Coder,
-        value: Tensor | None,
+        values: Tensor | None,
         blocks: "list[Block]",
         features: Tensor,
         offset: Tensor,
         decoded: Tensor,
+        rows: Tensor,
     ) -> Tensor:
-        """``decoded`` with the latents of ``blocks`` added."""
+        """``rows`` with the latents of ``blocks`` added: (N, H W, C), as all arguments but ``decoded`` (N, C, H, W)."""
         blocks = [block for block in blocks if len(block.squares)]  # a single square has no odd ones
         if not blocks:
-            return decoded
+            return rows
         means, bins = [], []
         for block in blocks:
-            accumulator = block.head(block.squares_of(features)[:, :, None])[:, :, 0]
+            accumulator = block.head(features.index_select(1, block.squares).mT[..., None])[..., 0].mT
             parameters = split_parameters(accumulator, block.of(offset))
             mean = parameters.mean
             if block.neighbours is not None:
-                mean = mean + block.squares_of(block.neighbours(decoded[:, block.channels].detach()))
+                mean = mean + _rows(block.neighbours(decoded[:, self.low].detach())).index_select(1, block.squares)
             if self.whole:
                 mean = round_half_up(mean / LATENT_UNIT) * LATENT_UNIT
             means.append(mean.flatten(1))
             bins.append(parameters.bins.flatten(1))
-        values = None if value is None else torch.cat([block.of(value).flatten(1) for block in blocks], dim=1)
-        coded = coder.latent(values, torch.cat(means, dim=1), torch.cat(bins, dim=1))
-        result = decoded.flatten(2)
+        value = None if values is None else torch.cat([block.of(values).flatten(1) for block in blocks], dim=1)
+        coded = coder.latent(value, torch.cat(means, dim=1), torch.cat(bins, dim=1))
+        rows = rows.clone()
         for block, part in zip(blocks, coded.split([mean.shape[1] for mean in means], dim=1), strict=True):
-            latents = part.reshape(len(part), len(block.channels), -1)
-            plane = latents.new_zeros(*latents.shape[:2], result.shape[2]).index_copy(2, block.squares, latents)
-            result = result.index_add(1, block.channels, plane)
-        return result.reshape(decoded.shape)
+            rows[:, block.squares, block.channels] = part.unflatten(1, (len(block.squares), -1))
+        return rows
 
 
 class Block(NamedTuple):
     """Latents that are coded at once: some channels of half of the squares, and the head of their parameters."""
 
-    channels: Tensor
+    channels: slice
     squares: Tensor
-    head: nn.Module
+    head: Any  # an IntegerConv
     neighbours: nn.Module | None = None
 
-    def of(self, latents: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, channels, squares)."""
-        return latents.index_select(1, self.channels).flatten(2).index_select(2, self.squares)
+    def of(self, rows: Tensor) -> Tensor:
+        """(N, H W, C) to (N, squares, channels)."""
+        return rows[..., self.channels].index_select(1, self.squares)
 
-    def squares_of(self, features: Tensor) -> Tensor:
-        """All channels: (N, C, H, W) to (N, C, squares)."""
-        return features.flatten(2).index_select(2, self.squares)
+
+def _rows(planes: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H W, C): one position after the other, which lie so in memory."""
+    return planes.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _squares(like: Tensor) -> tuple[Tensor, Tensor]:

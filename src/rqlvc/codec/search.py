@@ -41,7 +41,10 @@ WALK = 6  # steps that the search of a square may take at each distance
 _UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coefficients whose squares are bits
 _CODED = np.float32(TRUST * CODED_BITS)
 _CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_BITS))
-_DCT = dct_matrix(BLOCK).T.float().contiguous().numpy()
+_DCT = dct_matrix(BLOCK).float()
+_C1, _C3, _C5, _C7 = (np.float32(_DCT[1, k]) for k in range(4))  # cos(k pi / 16) / 2
+_C2, _C6 = np.float32(_DCT[2, 0]), np.float32(_DCT[2, 1])
+_C4 = np.float32(_DCT[4, 0])
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
@@ -51,14 +54,12 @@ class Search(NamedTuple):
 
     fine: npt.NDArray[np.float32]
     """The reference at quarter-pel, (N, 4, 4, H + 2 margin, W + 2 margin)."""
-    luma: npt.NDArray[np.float32]
-    """The frame, (N, H, W)."""
+    blocks: npt.NDArray[np.float32]
+    """The DCT of the frame's 8x8 blocks, (N, h, w, 64)."""
     predicted: npt.NDArray[np.int32]
     """Vectors that cost nothing, (N, h, w, 2; x, y)."""
     scale: npt.NDArray[np.float32]
     """What makes coefficients' squares bits, (N,)."""
-    dct: npt.NDArray[np.float32]
-    """Sample by frequency, (8, 8)."""
 
 
 @njit(**OPTIONS)
@@ -68,34 +69,54 @@ def _price(difference: int, fixed: float, per_doubling: float) -> float:
 
 
 @njit(**OPTIONS)
+def _dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
+    """Orthonormal DCT-II of 8 samples, from their sums and differences."""
+    s0, s1, s2, s3 = a0 + a7, a1 + a6, a2 + a5, a3 + a4
+    d0, d1, d2, d3 = a0 - a7, a1 - a6, a2 - a5, a3 - a4
+    p0, p1, m0, m1 = s0 + s3, s1 + s2, s0 - s3, s1 - s2
+    return (
+        _C4 * (p0 + p1),
+        _C1 * d0 + _C3 * d1 + _C5 * d2 + _C7 * d3,
+        _C2 * m0 + _C6 * m1,
+        _C3 * d0 - _C7 * d1 - _C1 * d2 - _C5 * d3,
+        _C4 * (p0 - p1),
+        _C5 * d0 - _C1 * d1 + _C7 * d2 + _C3 * d3,
+        _C6 * m0 - _C2 * m1,
+        _C7 * d0 - _C5 * d1 + _C3 * d2 - _C1 * d3,
+    )
+
+
+@njit(**OPTIONS)
+def _coefficient_bits(difference: Any, scale: Any) -> Any:
+    """Estimated price of a residual's coefficient: it is coded, or is an error."""
+    magnitude = abs(difference) * scale
+    return min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
+
+
+@njit(**OPTIONS)
 def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
-    """Estimated price of what (x, y) leaves of a block: each coefficient is coded or is an error."""
-    height, width = search.luma.shape[1:]
+    """Estimated price of what (x, y) leaves of a block."""
+    h, w = search.predicted.shape[1:3]
     top, left = row * BLOCK, column * BLOCK
-    x = min(max(x, -(left + MARGIN) * PEL), (width - BLOCK - left + MARGIN) * PEL)
-    y = min(max(y, -(top + MARGIN) * PEL), (height - BLOCK - top + MARGIN) * PEL)
+    x = min(max(x, -(left + MARGIN) * PEL), ((w - 1) * BLOCK - left + MARGIN) * PEL)
+    y = min(max(y, -(top + MARGIN) * PEL), ((h - 1) * BLOCK - top + MARGIN) * PEL)
     samples = search.fine[n, y & (PEL - 1), x & (PEL - 1)]
-    i0, j0 = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
-    t, scale = search.dct, search.scale[n]
+    i0, j = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
     for i in range(BLOCK):
-        d = work[BLOCK]
-        for j in range(BLOCK):
-            d[j] = (samples[i0 + i, j0 + j] - search.luma[n, top + i, left + j]) * scale
-        d0, d1, d2, d3, d4, d5, d6, d7 = d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]
-        for k in range(BLOCK):  # written out, so that it compiles to a few vector instructions
-            work[i, k] = (
-                (d0 * t[0, k] + d1 * t[1, k] + d2 * t[2, k] + d3 * t[3, k])
-                + (d4 * t[4, k] + d5 * t[5, k] + d6 * t[6, k] + d7 * t[7, k])
-            )  # fmt: skip
-    bits = np.float32(0.0)
-    for u in range(BLOCK):
-        t0, t1, t2, t3, t4, t5, t6, t7 = t[0, u], t[1, u], t[2, u], t[3, u], t[4, u], t[5, u], t[6, u], t[7, u]
+        a = samples[i0 + i]
+        b = _dct(a[j], a[j + 1], a[j + 2], a[j + 3], a[j + 4], a[j + 5], a[j + 6], a[j + 7])
         for k in range(BLOCK):
-            magnitude = abs(
-                (t0 * work[0, k] + t1 * work[1, k] + t2 * work[2, k] + t3 * work[3, k])
-                + (t4 * work[4, k] + t5 * work[5, k] + t6 * work[6, k] + t7 * work[7, k])
-            )
-            bits += min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
+            work[BLOCK * i + k] = b[k]
+    block, scale = search.blocks[n, row, column], search.scale[n]
+    bits = np.float32(0.0)
+    for k in range(BLOCK):  # written out, so that it compiles to a few vector instructions
+        b0, b1, b2, b3, b4, b5, b6, b7 = _dct(
+            work[k], work[k + 8], work[k + 16], work[k + 24], work[k + 32], work[k + 40], work[k + 48], work[k + 56]
+        )
+        bits += _coefficient_bits(b0 - block[k], scale) + _coefficient_bits(b1 - block[k + 8], scale)
+        bits += _coefficient_bits(b2 - block[k + 16], scale) + _coefficient_bits(b3 - block[k + 24], scale)
+        bits += _coefficient_bits(b4 - block[k + 32], scale) + _coefficient_bits(b5 - block[k + 40], scale)
+        bits += _coefficient_bits(b6 - block[k + 48], scale) + _coefficient_bits(b7 - block[k + 56], scale)
     return bits
 
 
@@ -150,7 +171,7 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result
     h, w = search.predicted.shape[1:3]
     for line in range(begin, end):
         n, row = line // (h // 2), line % (h // 2)
-        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        work = np.empty(BLOCK * BLOCK, np.float32)
         none = np.zeros(2, np.int32)
         for column in range(w // 2):
             best = result[n, row, column]
@@ -183,7 +204,7 @@ def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any,
     rows, columns = squares.shape[1:3]
     for line in range(begin, end):
         n, row = line // rows, line % rows
-        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        work = np.empty(BLOCK * BLOCK, np.float32)
         around = np.empty(2, np.int32)
         for column in range(columns):
             best = result[n, row, column]
@@ -234,7 +255,7 @@ def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, resu
     h, w = search.predicted.shape[1:3]
     for line in range(begin, end):
         n, row = line // h, line % h
-        work = np.empty((BLOCK + 1, BLOCK), np.float32)
+        work = np.empty(BLOCK * BLOCK, np.float32)
         best = np.empty(2, np.int32)
         for column in range(w):
             common = squares[n, row // 2, column // 2]
@@ -298,6 +319,12 @@ def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
     return np.asarray(F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu())
 
 
+def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
+    """(N, 1, H, W) to the DCT of 8x8 blocks, (N, h, w, 64): row after row, as the samples."""
+    blocks = luma[:, 0].cpu().float().unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
+    return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
+
+
 @torch.no_grad()
 def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor) -> Tensor:
     """Motion (N, 2, H / 8, W / 8; x, y in quarter samples) that predicts ``luma`` from ``reference``.
@@ -308,10 +335,9 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
     """
     search = Search(
         fine.numpy(),
-        luma[:, 0].cpu().numpy(),
+        _block_dct(luma),
         predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
         (float(_UNIT) / step).float().cpu().numpy(),
-        _DCT,
     )
     pictures, h, w = search.predicted.shape[:3]
     blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
