@@ -1,5 +1,6 @@
 """The program: its subcommands, and how failures become one sentence and an exit code."""
 
+import logging
 import os
 import sys
 from typing import Annotated, Any
@@ -81,4 +82,5 @@ app.add_typer(train_app, name="train")
 
 
 def main() -> None:
+    logging.basicConfig(format="rqlvc: %(message)s")
     app(prog_name="rqlvc")

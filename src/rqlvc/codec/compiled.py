@@ -5,11 +5,15 @@ Nothing that picks a probability table comes from here: these loops may differ i
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
+
+_log = logging.getLogger(__name__)
 
 OPTIONS: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
 """For ``numba.njit``. Kernels are compiled at their first call on a machine and kept on disk."""
@@ -20,8 +24,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "compiled")
 
 
+@functools.cache
+def _explain_the_wait() -> None:
+    _log.warning("compiling loops for this machine: only once, it takes some 15 seconds")
+
+
+def _is_compiled(kernel: Any) -> bool:
+    return bool(kernel.signatures) or any(Path(kernel.stats.cache_path).glob(f"*{kernel.__name__}-*.nbi"))
+
+
 def over_rows(kernel: Callable[..., None], rows: int, *arguments: Any) -> None:
     """Call ``kernel(begin, end, *arguments)`` so that every row below ``rows`` is done once."""
+    if not _is_compiled(kernel):
+        _explain_the_wait()
     threads = torch.get_num_threads()
     if threads == 1:
         kernel(0, rows, *arguments)
