@@ -14,6 +14,7 @@ from rqlvc.cli.collect import collect
 from rqlvc.cli.controllers import controllers
 from rqlvc.cli.decode import decode
 from rqlvc.cli.encode import encode
+from rqlvc.cli.evaluate import evaluate_app
 from rqlvc.cli.info import info
 from rqlvc.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
 from rqlvc.cli.train import train_app
@@ -79,6 +80,7 @@ app.command()(codecs)
 app.command()(controllers)
 app.command()(collect)
 app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def main() -> None:

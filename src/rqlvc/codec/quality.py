@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from rqlvc.codec.integer import round_half_up, straight_through
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 
-LAMBDA_MIN = 40.0
-LAMBDA_MAX = 10_000.0
-"""Range of the Lagrangian for MSE on [0, 1] samples: quantiser steps from about 145 to 9 in 8-bit units."""
+LAMBDA_MIN = 28.0
+LAMBDA_MAX = 16_000.0
+"""Range of the Lagrangian for MSE on [0, 1] samples: quantiser steps from about 174 to 7 in 8-bit units."""
 
 ANCHOR_SPACING = 8
 """Tables over quality have an entry every 8 levels; a power of two, so that integer interpolation is exact."""

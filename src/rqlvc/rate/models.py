@@ -15,8 +15,8 @@ import numpy.typing as npt
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.protocol import QUALITY_MAX, RatePoint
 
-LAMBDA_MIN = 40.0
-LAMBDA_MAX = 10_000.0
+LAMBDA_MIN = 28.0
+LAMBDA_MAX = 16_000.0
 """Range of the Lagrangian multiplier of the built-in codec: R_bpp + lambda * MSE on samples in [0, 1]."""
 LOG_LAMBDA_SPAN = math.log(LAMBDA_MAX / LAMBDA_MIN)
 

@@ -1,0 +1,281 @@
+"""The encodes behind the paper's tables: each kept on disk under all that it depends on, made by several processes.
+
+An encode runs with one thread, whatever the number of processes, so that its bits do not depend on the machine's load.
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import rqlvc.codec
+import rqlvc.rate
+from rqlvc.codec.protocol import Codec, State
+from rqlvc.codec.registry import load_codec
+from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
+from rqlvc.encoder import Encoder, FrameStats
+from rqlvc.errors import RqlvcError
+from rqlvc.media.frame import Frame
+from rqlvc.media.properties import VideoProperties
+from rqlvc.media.reader import open_reader
+from rqlvc.rate.constant import Constant
+from rqlvc.rate.registry import CONTROLLERS, make_controller
+
+VIDEO_SUFFIXES = {".mkv", ".mp4", ".y4m", ".webm", ".mov", ".avi"}
+CONSTANT = "constant"
+CURVES = "curves"
+"""Not a controller: a constant quality on whose way some frames are coded at many levels."""
+CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
+CURVE_STRIDE = 8
+"""Frames from one whose curve is measured to the next."""
+_ENCODES = "encodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The first ``frames`` frames of a file, or all it has where it has fewer."""
+
+    path: str
+    digest: str
+    properties: VideoProperties
+    frames: int
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One encode."""
+
+    clip: Clip
+    codec: str
+    model: str
+    """Identity of the codec's weights."""
+    controller: str
+    level: float
+    """The constant quality level, or the one whose bits are the target."""
+    keyint: int
+    target_bits: int | None = None
+    """None at a constant quality."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        return {
+            "clip": self.clip.digest,
+            "frames": self.clip.frames,
+            "codec": [self.codec, self.model, _digest(_sources(rqlvc.codec))],
+            "controller": [self.controller, _controller_digest(self.controller)],
+            "level": self.level,
+            "keyint": self.keyint,
+            "target_bits": self.target_bits,
+        }
+
+    @property
+    def file_name(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        return f"{_ENCODES}/{digest[:32]}.json"
+
+    @property
+    def cost(self) -> float:
+        """Relative time it takes."""
+        runs = 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
+        return runs * self.clip.frames * self.clip.properties.width * self.clip.properties.height
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """What a job gave. Lists have an entry for each frame."""
+
+    bits: list[int]
+    target_bits: list[float | None]
+    quality: list[float]
+    intra: list[bool]
+    psnr_y: list[float]
+    psnr_yuv: list[float]
+    predicted: list[list[float]]
+    """Bits that RQNet expected at each of its levels; empty without it."""
+    seconds: float
+    """Of the codec, the controller and the predictor, in one thread."""
+    curves: list[list[int]] = field(default_factory=list)
+    """Bits of every eighth inter frame at each of ``CURVE_LEVELS``, from the same state."""
+
+
+def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
+    """The sequences of a folder: all, or those of ``names`` (without suffix). Raises :class:`RqlvcError` for none."""
+    if not folder.is_dir():
+        raise RqlvcError(f"{folder} is no folder: name one that holds the sequences.")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES}
+    unknown = [name for name in names if name not in files]
+    if unknown or not files:
+        raise RqlvcError(f"{folder} lacks {', '.join(unknown) or 'video files'}; it has: {', '.join(files) or 'none'}.")
+    return [_open_clip(files[name], frames) for name in names or files]
+
+
+def _open_clip(path: Path, frames: int) -> Clip:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open_reader(str(path), frames=frames) as reader:
+        available = reader.frame_count or sum(1 for _ in reader)
+        return Clip(str(path), digest, reader.properties, min(available, frames))
+
+
+def run_jobs(
+    jobs: Iterable[Job], out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, cost: None
+) -> dict[Job, Encode]:
+    """The results of ``jobs``, from the folder ``out`` where they are there, made and kept there where not.
+
+    ``on_done`` hears of each that is made, with the cost still to come. A stopped run loses what was being coded.
+    """
+    found: dict[Job, Encode] = {}
+    missing = []
+    for job in jobs:
+        known = _load(out / job.file_name)
+        if known is None:
+            missing.append(job)
+        else:
+            found[job] = known
+    (out / _ENCODES).mkdir(parents=True, exist_ok=True)
+    missing.sort(key=lambda job: -job.cost)
+    left = sum(job.cost for job in missing)
+    for job, encode in _made(missing, processes):
+        _store(out / job.file_name, job, encode)
+        found[job] = encode
+        left -= job.cost
+        on_done(job, left)
+    return found
+
+
+def _made(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Encode]]:
+    """Jobs with their results, as they come."""
+    if processes == 1 or len(jobs) < 2:
+        for job in jobs:
+            yield job, run_job(job)
+        return
+    # Spawned: a fork of a process with PyTorch's threads may hang.
+    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
+        futures = {pool.submit(run_job, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _load(path: Path) -> Encode | None:
+    return Encode(**json.loads(path.read_text())["encode"]) if path.exists() else None
+
+
+def _store(path: Path, job: Job, encode: Encode) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps({"key": job.key, "encode": asdict(encode)}))
+    partial.replace(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _codec(name: str) -> Codec:
+    """Of a process: loading one takes longer than a short encode."""
+    return load_codec(name, device="cpu", threads=1)
+
+
+def run_job(job: Job) -> Encode:
+    """Encode. Raises :class:`RqlvcError` when the installed codec is not the one that ``job`` names."""
+    codec = _codec(job.codec)
+    if codec.identity != job.model:
+        raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
+    with open_reader(job.clip.path, frames=job.clip.frames) as reader:
+        frames = list(reader)
+    if job.controller == CURVES:
+        return _measure_curves(job, codec, frames)
+    return _encode(job, codec, frames)
+
+
+def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
+    if job.target_bits is None:
+        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=_rqnet(codec))
+    else:
+        rate = RateTarget(
+            bitrate=float(job.target_bits * job.clip.properties.frame_rate / len(frames)), controller=job.controller
+        )
+        control = open_control(rate, codec, job.clip.properties, len(frames), lambda message: None)
+        encoder = Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
+    stats = [encoder.encode(frame, frames_left=len(frames) - index)[1] for index, frame in enumerate(frames)]
+    return _of_stats(stats)
+
+
+def _rqnet(codec: Codec) -> Any:
+    """RQNet beside a constant quality, for what it predicts; None where there is none for this codec."""
+    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
+
+    if not DEFAULT_WEIGHTS.exists():
+        return None
+    rqnet = load_rqnet()
+    return rqnet if rqnet.mismatch(codec.name, codec.identity) is None else None
+
+
+def _of_stats(stats: Sequence[FrameStats]) -> Encode:
+    return Encode(
+        bits=[each.bits for each in stats],
+        target_bits=[each.target_bits for each in stats],
+        quality=[each.quality for each in stats],
+        intra=[each.type == "I" for each in stats],
+        psnr_y=[round(each.psnr_y, 4) for each in stats],
+        psnr_yuv=[round(each.psnr_yuv, 4) for each in stats],
+        predicted=[[round(point.bits, 1) for point in each.points] for each in stats],
+        seconds=sum(each.seconds for each in stats),
+    )
+
+
+def _measure_curves(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
+    started = time.perf_counter()
+    encoder = Encoder(codec, Constant(job.level), keyint=job.keyint)
+    curves, stats = [], []
+    for index, frame in enumerate(frames):
+        state: State | None = encoder.state
+        if index % job.keyint and index % CURVE_STRIDE == CURVE_STRIDE // 2:
+            curves.append([8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS])
+        stats.append(encoder.encode(frame)[1])
+    return Encode(**asdict(_of_stats(stats)) | {"curves": curves, "seconds": time.perf_counter() - started})
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(package: Any) -> tuple[Path, ...]:
+    return tuple(Path(package.__path__[0]).rglob("*.py"))
+
+
+@functools.cache
+def _controller_file(name: str) -> Path | None:
+    if CONTROLLERS[name].factory is None:
+        return None
+    controller = make_controller(name, bitrate=1.0, framerate=1.0, pixels=1)
+    return Path(inspect.getfile(type(controller)))
+
+
+@functools.cache
+def _controller_digest(name: str) -> str:
+    """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
+    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS
+
+    rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
+    if name in (CONSTANT, CURVES):
+        return _digest(rqnet)
+    others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}
+    shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
+    return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))
