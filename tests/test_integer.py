@@ -81,7 +81,7 @@ def test_companding_table_holds_growing_integers_up_to_the_limit() -> None:
 
 @given(st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=64))
 def test_network_inputs_are_odd_bounded_integers(values: list[int]) -> None:
-    latent = torch.tensor(values, dtype=torch.float32)
+    latent = torch.tensor([values], dtype=torch.float32)
     table = companding_table()
     companded = compand(latent, table)
     assert torch.equal(companded, -compand(-latent, table))

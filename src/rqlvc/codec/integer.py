@@ -43,8 +43,10 @@ def companding_table() -> Tensor:
 
 
 def compand(latent: Tensor, table: Tensor) -> Tensor:
-    """Network input from integer latents (in 1/16 steps): log-compressed magnitude with the sign kept."""
-    return table[(latent + table.numel() // 2).clamp(0, table.numel() - 1).long()].to(latent.dtype)
+    """Network input from integer latents (N, C, ...; in 1/16 steps): log-compressed magnitude with the sign kept."""
+    rows = latent.movedim(1, -1)  # as they lie in memory
+    index = (rows + table.numel() // 2).clamp(0, table.numel() - 1).int()
+    return table.index_select(0, index.flatten()).to(latent.dtype).reshape(rows.shape).movedim(-1, 1)
 
 
 def linear_input(latent: Tensor) -> Tensor:

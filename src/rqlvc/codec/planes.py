@@ -63,7 +63,8 @@ def to_frame(planes: Planes, height: int, width: int) -> Frame:
 
 def fold(planes: Planes, scale: int) -> Tensor:
     """All samples as channels at 1/scale: (batch, 1.5 scale^2, H / scale, W / scale), luma first."""
-    return torch.cat([F.pixel_unshuffle(planes.luma, scale), F.pixel_unshuffle(planes.chroma, scale // 2)], dim=1)
+    luma, chroma = F.pixel_unshuffle(planes.luma, scale), F.pixel_unshuffle(planes.chroma, scale // 2)
+    return torch.cat([luma, chroma], dim=1).contiguous(memory_format=torch.channels_last)  # as convolutions like it
 
 
 def unfold(folded: Tensor, scale: int) -> Planes:
@@ -73,3 +74,9 @@ def unfold(folded: Tensor, scale: int) -> Planes:
 
 
 FOLD_4 = 24  # channels of fold(planes, 4)
+
+
+def unshuffle_order() -> Tensor:
+    """The channels of fold(planes, 8) in the order in which ``pixel_unshuffle(fold(planes, 4), 2)`` has them, (96,)."""
+    channels = unfold(torch.arange(4.0 * FOLD_4).reshape(1, -1, 1, 1), 8)
+    return F.pixel_unshuffle(fold(channels, 4), 2).flatten().long()

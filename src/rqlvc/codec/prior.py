@@ -4,6 +4,8 @@ But for :func:`hyper_values`, which only the encoder runs, everything in this fi
 :mod:`rqlvc.codec.integer`): inputs are integer latents, already decoded by both sides, and quality in 1/64 steps.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -164,10 +166,6 @@ class LatentPrior(nn.Module):
     """
 
     companding: Tensor
-    order: Tensor
-    """Channels as they are coded: low frequencies, then the rest."""
-    natural: Tensor
-    """Where each channel is in that order."""
 
     def __init__(
         self, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
@@ -181,9 +179,8 @@ class LatentPrior(nn.Module):
         self.linear = linear
         self.whole = whole
         rest = [channel for channel in range(channels) if channel not in low]
-        order = torch.tensor([*low, *rest])
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("natural", torch.argsort(order), persistent=False)
+        self.order = _runs([*low, *rest])
+        self.natural = _runs(sorted(range(channels), key=[*low, *rest].__getitem__))
         inputs = channels + (len(low) if linear else 0)
         self.past = IntegerConv(inputs, width, 3) if temporal else None
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
@@ -228,14 +225,14 @@ class LatentPrior(nn.Module):
             [Block(low, odd, second_low, self.neighbours), Block(rest, even, first_rest)],
             [Block(rest, odd, second_rest)],
         )
-        offset = _rows(bands + self.offset(quality))[..., self.order]
-        values = None if value is None else _rows(value)[..., self.order]
+        offset = _reordered(_rows(bands + self.offset(quality)), self.order)
+        values = None if value is None else _reordered(_rows(value), self.order)
         rows = torch.zeros_like(offset)
         decoded = torch.zeros_like(bands)
         for index, (step, blocks) in enumerate(zip(self.steps, plan, strict=True)):
             features = step(known, self._input(decoded) if index else None)
             rows = self._code(coder, values, blocks, _rows(features), offset, decoded, rows)
-            decoded = rows[..., self.natural].unflatten(1, decoded.shape[2:]).permute(0, 3, 1, 2)
+            decoded = _reordered(rows, self.natural).unflatten(1, decoded.shape[2:]).permute(0, 3, 1, 2)
         return decoded
 
     def _code(
@@ -282,6 +279,17 @@ class Block(NamedTuple):
     def of(self, rows: Tensor) -> Tensor:
         """(N, H W, C) to (N, squares, channels)."""
         return rows[..., self.channels].index_select(1, self.squares)
+
+
+def _runs(order: Sequence[int]) -> list[slice]:
+    """``order`` as slices of consecutive channels."""
+    starts = [i for i in range(len(order)) if i == 0 or order[i] != order[i - 1] + 1]
+    return [slice(order[i], order[j - 1] + 1) for i, j in pairwise([*starts, len(order)])]
+
+
+def _reordered(rows: Tensor, runs: list[slice]) -> Tensor:
+    """Channels, the last dimension, run after run."""
+    return torch.cat([rows[..., run] for run in runs], dim=-1)
 
 
 def _rows(planes: Tensor) -> Tensor:

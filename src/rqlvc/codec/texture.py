@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.interpolation import upsample_blocks
 from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, zero_conv
-from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold
+from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold, unshuffle_order
 from rqlvc.codec.prior import LatentCodec
 from rqlvc.codec.quality import QualityTable, anchor_qualities, quantiser_step
 from rqlvc.codec.transforms import picture_dct
@@ -145,9 +145,12 @@ def initial_scales(intra: bool) -> Tensor:
 class TextureCodec(nn.Module):
     """What the intra and the inter codec share: the linear transform, its gains, and the coding of latents."""
 
+    order: Tensor
+
     def __init__(self, intra: bool, temporal: bool) -> None:
         super().__init__()
         matrix, _ = picture_dct()
+        self.register_buffer("order", unshuffle_order(), persistent=False)
         self.centre = 0.5 if intra else 0.0  # of the samples that are transformed
         step = quantiser_step(anchor_qualities())
         self.forward_transform = nn.Parameter(matrix.clone())
@@ -157,11 +160,12 @@ class TextureCodec(nn.Module):
         scale = initial_scales(intra)[None, :] / step[:, None]
         self.latents = LatentCodec("texture", scale, LOW, PRIOR, linear=intra, whole=not intra, temporal=temporal)
 
-    def transform(self, samples: Planes) -> Tensor:
-        """Coefficients (N, 96, H / 8, W / 8)."""
-        with torch.autocast(samples.luma.device.type, enabled=False):
+    def transform(self, samples: Tensor) -> Tensor:
+        """Coefficients (N, 96, H / 8, W / 8) of samples, fold 4."""
+        with torch.autocast(samples.device.type, enabled=False):
             # Float32: a bfloat16 DCT would err by half a quantiser step at the highest rates.
-            return F.conv2d(fold(samples, 8) - self.centre, self.forward_transform[:, :, None, None])
+            matrix = self.forward_transform[:, self.order]
+            return F.conv2d(F.pixel_unshuffle(samples - self.centre, 2), matrix[:, :, None, None])
 
     def scale(self, latent: Tensor, quality: Tensor) -> Tensor:
         """Coefficients from integer latents."""
@@ -170,8 +174,8 @@ class TextureCodec(nn.Module):
     def inverse(self, coefficients: Tensor) -> Tensor:
         """Samples, fold 4 (N, 24, H / 4, W / 4), from coefficients."""
         with torch.autocast(coefficients.device.type, enabled=False):
-            samples = F.conv2d(coefficients, self.inverse_transform[:, :, None, None]) + self.centre
-            return fold(unfold(samples, 8), 4)
+            matrix = self.inverse_transform[self.order]
+            return F.pixel_shuffle(F.conv2d(coefficients, matrix[:, :, None, None]), 2) + self.centre
 
 
 class IntraCodec(TextureCodec):
@@ -184,8 +188,9 @@ class IntraCodec(TextureCodec):
 
     def analyse(self, samples: Planes, quality: Tensor) -> Tensor:
         """Latents in quantiser steps, (N, 96, H / 8, W / 8)."""
-        correction = self.analysis(fold(samples, 4), quality).float()
-        return (self.transform(samples) + correction) * torch.exp(self.gain(quality))
+        folded = fold(samples, 4)
+        correction = self.analysis(folded, quality).float()
+        return (self.transform(folded) + correction) * torch.exp(self.gain(quality))
 
     def synthesise(self, latent: Tensor, quality: Tensor) -> Planes:
         """Decoded samples from integer latents."""
@@ -205,8 +210,8 @@ class InterCodec(TextureCodec):
         self.analysis = InterAnalysis(attention) if coarse else None
         self.synthesis = InterSynthesis(coarse, attention)
 
-    def analyse(self, residual: Planes, quality: Tensor, known: Condition) -> Tensor:
-        """Latents in quantiser steps, (N, 96, H / 8, W / 8)."""
+    def analyse(self, residual: Tensor, quality: Tensor, known: Condition) -> Tensor:
+        """Latents in quantiser steps, (N, 96, H / 8, W / 8), of a residual, fold 4."""
         coefficients = self.transform(residual)
         if self.analysis is not None:
             coefficients = coefficients + self.analysis(coefficients, quality, known).float()
