@@ -8,6 +8,7 @@
 import math
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -95,6 +96,60 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """A real sequence, as ``benchmarks/surfaces.py`` recorded it: bits of every frame at constant levels."""
+
+    pixels: int
+    framerate: float
+    reference: float
+    """Rise of ln R for each level that an inter frame is above the frame before."""
+    levels: np.ndarray
+    log_bits: np.ndarray
+    """(levels, frames)."""
+    log_predicted: np.ndarray
+    """RQNet's points on the way along each constant level, (levels, frames, 4); empty without RQNet."""
+    intra_period: int = 32
+
+    @property
+    def frames(self) -> int:
+        return self.log_bits.shape[1]
+
+    def intra(self, index: int) -> bool:
+        return index % self.intra_period == 0
+
+    def bits(self, index: int, quality: float, last_quality: float | None) -> int:
+        log_rate = float(np.interp(quality, self.levels, self.log_bits[:, index]))
+        if last_quality is not None and not self.intra(index):
+            log_rate += self.reference * (quality - last_quality)
+        return 8 * max(round(math.exp(log_rate) / 8), 1)
+
+    def predicted(self, index: int, last_quality: float | None) -> tuple[RatePoint, ...]:
+        along = CENTRE if last_quality is None else last_quality
+        return tuple(
+            RatePoint(quality, math.exp(np.interp(along, self.levels, self.log_predicted[:, index, point])))
+            for point, quality in enumerate(PREDICTED_QUALITIES)
+        )
+
+    def encoded(self, index: int, last_quality: float | None) -> tuple[RatePoint, ...]:
+        """Four real encodes."""
+        return tuple(RatePoint(q, self.bits(index, q, last_quality)) for q in PREDICTED_QUALITIES)
+
+
+def recorded(path: Path) -> dict[str, Recorded]:
+    """Every sequence of a recording, by name."""
+    with np.load(path) as file:
+        columns = {name: file[name] for name in file.files}
+    sequences = {}
+    for name in sorted({key.split(".")[0] for key in columns} - {"levels"}):
+        pixels, rate, slope = columns[f"{name}.facts"].tolist()
+        bits, predicted = columns[f"{name}.bits"], columns[f"{name}.predicted"]
+        sequences[name] = Recorded(
+            int(pixels), rate, slope, columns["levels"], np.log(bits), np.log(np.maximum(predicted, 8))
+        )
+    return sequences
+
+
+@dataclass(frozen=True)
 class Log:
     """What a run did, one entry per frame."""
 
@@ -117,7 +172,7 @@ class Log:
 
 def run(
     controller: Controller,
-    simulation: Simulation,
+    simulation: Simulation | Recorded,
     *,
     points: str = "predicted",
     end_known: bool = True,

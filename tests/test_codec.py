@@ -173,10 +173,10 @@ def test_the_range_of_rates_is_wide(codec: NeuralCodec) -> None:
     [
         ModelConfig(mask=True),
         ModelConfig(attention=True),
-        ModelConfig(motion_prediction=False),
+        ModelConfig(motion_prediction=True),
         ModelConfig(temporal_prior=False),
     ],
-    ids=["mask", "attention", "no motion prediction", "no temporal prior"],
+    ids=["mask", "attention", "motion prediction", "no temporal prior"],
 )
 def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"

@@ -337,9 +337,9 @@ def test_weights_of_a_failed_training_are_refused(name: str, number: float, tmp_
     assert not (tmp_path / "failed.safetensors").exists()
 
 
-@pytest.mark.parametrize("switched_off", ["motion_prediction", "temporal_prior"])
-def test_weights_of_each_configuration_come_back(switched_off: str, tmp_path: Path) -> None:
-    model = untrained(ModelConfig(**{switched_off: False}))
+@pytest.mark.parametrize("part", ["motion_prediction", "temporal_prior"])
+def test_weights_of_each_configuration_come_back(part: str, tmp_path: Path) -> None:
+    model = untrained(ModelConfig(**{part: not getattr(ModelConfig(), part)}))
     path = tmp_path / "weights.safetensors"
     identity = write_weights(path, model, build_tables())
     weights = read_weights(path)

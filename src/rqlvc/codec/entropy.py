@@ -293,7 +293,7 @@ class Writer:
         magnitude = np.abs(symbols)
         outside = magnitude > limits
         coded = np.where(outside, 2 * limits + 1, symbols + limits)
-        escapes = np.unique(bins[outside])
+        escapes = set(bins[outside].tolist())
         begin = 0
         for index in np.flatnonzero(counts):
             chunk = slice(begin, begin + counts[index])

@@ -125,7 +125,7 @@ def _moved(plane: Tensor, vectors: Tensor, filters: Interpolation) -> Tensor:
     if plane.device.type == "cpu" and not torch.is_grad_enabled():
         moved = torch.empty(plane.shape)
         whole_vectors = vectors.to(torch.int32).numpy()
-        over_rows(filters.move, n * h, padded.numpy(), whole_vectors, moved.numpy())
+        over_rows(filters.move, n * h, padded.numpy(), whole_vectors, moved.numpy(), least=64)
         return moved
 
     stride = padded.shape[-1]
@@ -220,9 +220,9 @@ def quarter_pel(plane: Tensor, margin: int) -> Tensor:
     padded = F.pad(plane, (3 + margin, 4 + margin, 3 + margin, 4 + margin), mode="replicate")[:, 0].numpy()
     n, rows, columns = padded.shape[0], padded.shape[1] - 7, padded.shape[2] - 7
     wide = np.empty((n, PEL, rows + 7, columns), np.float32)
-    over_rows(_phases_across, n * (rows + 7), padded, wide)
+    over_rows(_phases_across, n * (rows + 7), padded, wide, least=512)
     tall = torch.empty(n, PEL, PEL, rows, columns)
-    over_rows(_phases_down, n * rows, wide, tall.numpy())
+    over_rows(_phases_down, n * rows, wide, tall.numpy(), least=256)
     return tall
 
 

@@ -30,7 +30,7 @@ class ModelConfig:
     mask: bool = False
     coarse: bool = False  # networks at 1/8 in prediction and inter codec
     attention: bool = False  # in these, which it switches on
-    motion_prediction: bool = True
+    motion_prediction: bool = False
     temporal_prior: bool = True
 
 
