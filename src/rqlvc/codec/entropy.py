@@ -8,14 +8,16 @@ networks are written once for all three.
 import functools
 import math
 import zlib
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import constriction
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba import njit
 from torch import Tensor
 
+from rqlvc.codec.compiled import OPTIONS
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.errors import RqlvcError
 
@@ -248,21 +250,54 @@ class Tables:
 _PLAIN = constriction.stream.model.Uniform(2 * ESCAPE_LIMIT + 2)
 
 
-def _groups(bins: Tensor, part: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Flat positions to code, sorted by bin, and the number in each bin."""
-    flat = bins.reshape(-1).to(torch.uint8).cpu().numpy()
-    counts = np.bincount(flat, minlength=BINS)
-    first = 0 if part.endswith("hyper") else SKIP_BIN + 1
-    skipped = int(counts[:first].sum())
+@njit(**OPTIONS)
+def _sorted_by_bin(bins: Any, first: int) -> Any:
+    """Positions of what is coded, by bin from ``first`` on, and the number in each bin."""
+    counts = np.zeros(BINS, np.int64)
+    for i in range(len(bins)):
+        counts[int(bins[i])] += 1
     counts[:first] = 0
-    return np.argsort(flat, kind="stable")[skipped:], counts
+    ends = np.cumsum(counts)
+    positions = np.empty(ends[-1], np.int32)
+    ends -= counts
+    for i in range(len(bins)):
+        b = int(bins[i])
+        if b >= first:
+            positions[ends[b]] = i
+            ends[b] += 1
+    return positions, counts
 
 
-def _place(symbols: Tensor, index: Tensor, mean: Tensor) -> Tensor:
-    """Latents in 1/16 steps from symbols at flat positions: the mean where no symbol was coded."""
-    latent = mean.reshape(-1).clone()
-    latent[index] += symbols.to(mean.dtype) * LATENT_UNIT
-    return latent.reshape(mean.shape)
+@njit(**OPTIONS)
+def _quantised(values: Any, means: Any, bins: Any, positions: Any, offsets: Any, thresholds: Any) -> Any:
+    """As :func:`quantise`, of the values less their means at ``positions``."""
+    symbols = np.zeros(len(positions), np.int32)
+    for k in range(len(positions)):
+        i = positions[k]
+        b = int(bins[i])
+        centred = values[i] - means[i] / np.float32(LATENT_UNIT)
+        magnitude = abs(centred)
+        if magnitude >= thresholds[b]:
+            rounded = min(max(math.floor(magnitude + offsets[b]), 1.0), ESCAPE_LIMIT)
+            symbols[k] = rounded if centred > 0 else -rounded
+    return symbols
+
+
+@njit(**OPTIONS)
+def _placed(symbols: Any, positions: Any, means: Any) -> Any:
+    """Latents in 1/16 steps: the mean where no symbol was coded."""
+    latents = means.copy()
+    for k in range(len(positions)):
+        latents[positions[k]] += np.float32(symbols[k] * LATENT_UNIT)
+    return latents
+
+
+def _flat(tensor: Tensor) -> npt.NDArray[np.float32]:
+    return tensor.detach().reshape(-1).float().cpu().numpy()
+
+
+def _first_bin(part: str) -> int:
+    return 0 if part.endswith("hyper") else SKIP_BIN + 1
 
 
 class Writer:
@@ -277,15 +312,13 @@ class Writer:
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         assert value is not None
-        positions, counts = _groups(bins, self.part)
-        index = torch.from_numpy(positions).to(mean.device)
-        centred = value.reshape(-1)[index].float() - mean.reshape(-1)[index].float() / LATENT_UNIT
-        symbols = quantise(centred, bins.reshape(-1)[index], self.tables.rounding(self.part))
-        symbols = symbols.clamp(-ESCAPE_LIMIT, ESCAPE_LIMIT)
-        ordered = symbols.cpu().numpy().astype(np.int32)
-        self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
-        self._put(ordered, counts)
-        return _place(symbols, index, mean)
+        means, flat_bins = _flat(mean), _flat(bins)
+        positions, counts = _sorted_by_bin(flat_bins, _first_bin(self.part))
+        rounding = (table.numpy() for table in self.tables.rounding(self.part))
+        symbols = _quantised(_flat(value), means, flat_bins, positions, *rounding)
+        self.checksum = zlib.crc32(symbols.tobytes(), self.checksum)
+        self._put(symbols, counts)
+        return torch.from_numpy(_placed(symbols, positions, means)).to(mean).reshape(mean.shape)
 
     def _put(self, symbols: Symbols, counts: npt.NDArray[np.int64]) -> None:
         bins = np.repeat(np.arange(BINS), counts)
@@ -329,11 +362,11 @@ class Reader:
         self.checksum = 0
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
-        positions, counts = _groups(bins, self.part)
-        ordered = self._get(counts)
-        self.checksum = zlib.crc32(ordered.tobytes(), self.checksum)
-        index = torch.from_numpy(positions).to(mean.device)
-        return _place(torch.from_numpy(ordered).to(mean.device), index, mean)
+        means = _flat(mean)
+        positions, counts = _sorted_by_bin(_flat(bins), _first_bin(self.part))
+        symbols = self._get(counts)
+        self.checksum = zlib.crc32(symbols.tobytes(), self.checksum)
+        return torch.from_numpy(_placed(symbols, positions, means)).to(mean).reshape(mean.shape)
 
     def _get(self, counts: npt.NDArray[np.int64]) -> Symbols:
         chunks = []

@@ -251,7 +251,7 @@ class LatentPrior(nn.Module):
             return rows
         means, bins = [], []
         for block in blocks:
-            accumulator = block.head(features.index_select(1, block.squares).mT[..., None])[..., 0].mT
+            accumulator = block.head(features.index_select(1, block.squares).mT[:, :, None])[:, :, 0].mT
             parameters = split_parameters(accumulator, block.of(offset))
             mean = parameters.mean
             if block.neighbours is not None:
