@@ -190,7 +190,7 @@ def _phases_across(begin: int, end: int, padded: Any, wide: Any) -> None:
 
 @njit(**OPTIONS)
 def _phases_down(begin: int, end: int, wide: Any, tall: Any) -> None:
-    """As :func:`_phases_across`, between rows: (N, 4, rows + 7, columns) to (N, 4, 4, rows, columns)."""
+    """As :func:`_phases_across`, between rows, to 8 bits: (N, 4, rows + 7, columns) to (N, 4, 4, rows, columns)."""
     rows = tall.shape[3]
     for line in range(begin, end):
         n, i = line // rows, line % rows
@@ -200,28 +200,27 @@ def _phases_down(begin: int, end: int, wide: Any, tall: Any) -> None:
                 result, source = tall[n, y, x, i], wide[n, x]
                 s0, s1, s2, s3 = source[i], source[i + 1], source[i + 2], source[i + 3]
                 s4, s5, s6, s7 = source[i + 4], source[i + 5], source[i + 6], source[i + 7]
-                if y == 0:
-                    result[:] = s3
-                    continue
                 for j in range(len(result)):
-                    result[j] = (
+                    value = (
                         (t[0] * s0[j] + t[1] * s1[j] + t[2] * s2[j] + t[3] * s3[j])
                         + (t[4] * s4[j] + t[5] * s5[j] + t[6] * s6[j] + t[7] * s7[j])
                     )  # fmt: skip
+                    result[j] = np.uint8(min(max(value * np.float32(255) + np.float32(0.5), 0.0), 255.0))
 
 
 def quarter_pel(plane: Tensor, margin: int) -> Tensor:
-    """Samples of a plane (N, 1, H, W) between its samples: (N, 4, 4, H + 2 margin, W + 2 margin).
+    """Samples of a plane (N, 1, H, W) on [0, 1] between its samples: (N, 4, 4, H + 2 margin, W + 2 margin), uint8.
 
-    ``[:, y, x]`` is the plane moved by x / 4 and y / 4 samples, as :func:`compensate` would. Borders are repeated. Runs
-    on the CPU.
+    ``[:, y, x]`` is the plane moved by x / 4 and y / 4 samples, as :func:`compensate` would, rounded to 8 bits: sixteen
+    planes are read from all over, and a quarter of the memory is read in two thirds of the time. Borders are repeated.
+    Runs on the CPU.
     """
     plane = plane.detach().cpu().float()
     padded = F.pad(plane, (3 + margin, 4 + margin, 3 + margin, 4 + margin), mode="replicate")[:, 0].numpy()
     n, rows, columns = padded.shape[0], padded.shape[1] - 7, padded.shape[2] - 7
     wide = np.empty((n, PEL, rows + 7, columns), np.float32)
     over_rows(_phases_across, n * (rows + 7), padded, wide, least=512)
-    tall = torch.empty(n, PEL, PEL, rows, columns)
+    tall = torch.empty(n, PEL, PEL, rows, columns, dtype=torch.uint8)
     over_rows(_phases_down, n * rows, wide, tall.numpy(), least=256)
     return tall
 

@@ -52,10 +52,10 @@ _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1)
 class Search(NamedTuple):
     """What every candidate is measured on."""
 
-    fine: npt.NDArray[np.float32]
+    fine: npt.NDArray[np.uint8]
     """The reference at quarter-pel, (N, 4, 4, H + 2 margin, W + 2 margin)."""
     blocks: npt.NDArray[np.float32]
-    """The DCT of the frame's 8x8 blocks, (N, h, w, 64)."""
+    """The DCT of the frame's 8x8 blocks, in 8-bit units, (N, h, w, 64)."""
     predicted: npt.NDArray[np.int32]
     """Vectors that cost nothing, (N, h, w, 2; x, y)."""
     scale: npt.NDArray[np.float32]
@@ -104,7 +104,9 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     i0, j = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
     for i in range(BLOCK):
         a = samples[i0 + i]
-        b = _dct(a[j], a[j + 1], a[j + 2], a[j + 3], a[j + 4], a[j + 5], a[j + 6], a[j + 7])
+        a0, a1, a2, a3 = np.float32(a[j]), np.float32(a[j + 1]), np.float32(a[j + 2]), np.float32(a[j + 3])
+        a4, a5, a6, a7 = np.float32(a[j + 4]), np.float32(a[j + 5]), np.float32(a[j + 6]), np.float32(a[j + 7])
+        b = _dct(a0, a1, a2, a3, a4, a5, a6, a7)
         for k in range(BLOCK):
             work[BLOCK * i + k] = b[k]
     block, scale = search.blocks[n, row, column], search.scale[n]
@@ -320,8 +322,8 @@ def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
 
 
 def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
-    """(N, 1, H, W) to the DCT of 8x8 blocks, (N, h, w, 64): row after row, as the samples."""
-    blocks = luma[:, 0].cpu().float().unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
+    """(N, 1, H, W) to the DCT of 8x8 blocks in 8-bit units, (N, h, w, 64): row after row, as the samples."""
+    blocks = (255 * luma[:, 0]).cpu().float().unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
     return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
 
 
@@ -337,7 +339,7 @@ def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tenso
         fine.numpy(),
         _block_dct(luma),
         predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
-        (float(_UNIT) / step).float().cpu().numpy(),
+        (float(_UNIT) / (255 * step)).float().cpu().numpy(),
     )
     pictures, h, w = search.predicted.shape[:3]
     blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
