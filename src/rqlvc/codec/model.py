@@ -151,7 +151,9 @@ class VideoModel(nn.Module):
         found = None
         if frame is not None:
             fine = quarter_pel(reference.luma, MARGIN)
-            found = clamp_vectors(block_search(frame.luma, reference.luma, fine, predicted, quantiser_step(quality)))
+            last = predicted if state.motion is None else state.motion
+            step = quantiser_step(quality)
+            found = clamp_vectors(block_search(frame.luma, reference.luma, fine, predicted, last, step))
         motion, motion_latents = self.motion(coder, found, predicted, quality, state.motion_latents, past_quality)
 
         moved = past = compensate(reference, motion)

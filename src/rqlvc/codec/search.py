@@ -36,6 +36,8 @@ SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 8.0, 2.0
 """Rough price of a component of a block that leaves its square's motion."""
 FIRST_BLOCK = 2.5
 """A square's first block is what the others' vectors are differences from: leaving alone is dearer for it."""
+PASSES = (True, False, False)
+"""Good vectors spread to the neighbours once in each; whether fractions of a sample are then tried around them."""
 WALK = 6  # steps that the search of a square may take at each distance
 
 _UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coefficients whose squares are bits
@@ -58,6 +60,8 @@ class Search(NamedTuple):
     """The DCT of the frame's 8x8 blocks, in 8-bit units, (N, h, w, 64)."""
     predicted: npt.NDArray[np.int32]
     """Vectors that cost nothing, (N, h, w, 2; x, y)."""
+    last: npt.NDArray[np.int32]
+    """The last frame's vectors, (N, h, w, 2)."""
     scale: npt.NDArray[np.float32]
     """What makes coefficients' squares bits, (N,)."""
 
@@ -91,6 +95,13 @@ def _coefficient_bits(difference: Any, scale: Any) -> Any:
     """Estimated price of a residual's coefficient: it is coded, or is an error."""
     magnitude = abs(difference) * scale
     return min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
+
+
+@njit(**OPTIONS)
+def _motion_bits(difference: Any, around: Any) -> float:
+    """Price of a square's difference where ``around`` is what its neighbours suggest."""
+    bits = _price(difference[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+    return bits + _price(difference[1] - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
 
 
 @njit(**OPTIONS)
@@ -141,8 +152,7 @@ def _consider(
     """Take (x, y) for a square if it is better than ``best`` with its ``bits``; returns the bits of the better."""
     if x == best[0] and y == best[1]:
         return bits
-    price = _price(x - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
-    price += _price(y - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+    price = _motion_bits((x, y), around)
     if price >= bits:
         return bits
     total = price + _square_bits(search, n, row, column, x, y, bits - price, work)
@@ -168,8 +178,11 @@ def _walk(
 
 
 @njit(**OPTIONS)
-def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result: Any) -> None:
-    """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples."""
+def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, left: Any, result: Any) -> None:
+    """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples.
+
+    ``left`` (N, h / 2, w / 2) receives the price of what each leaves of its square.
+    """
     h, w = search.predicted.shape[1:3]
     for line in range(begin, end):
         n, row = line // (h // 2), line % (h // 2)
@@ -184,8 +197,11 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, result
                 sx, sy = seeds[n, 2 * row + k, 2 * column + k]
                 px, py = search.predicted[n, 2 * row + k, 2 * column + k]
                 bits = _consider(search, n, row, column, sx - px, sy - py, none, best, bits, work)
+                lx, ly = search.last[n, 2 * row + k, 2 * column + k]
+                bits = _consider(search, n, row, column, lx - px, ly - py, none, best, bits, work)
             for distance in (2 * PEL, PEL):
                 bits = _walk(search, n, row, column, distance, none, best, bits, work)
+            left[n, row, column] = bits - _motion_bits(best, none)
 
 
 @njit(**OPTIONS)
@@ -201,8 +217,13 @@ def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
 
 
 @njit(**OPTIONS)
-def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any, fractions: bool, result: Any) -> None:
-    """Differences, each the best of its own and its neighbours', priced by what is around; then refined."""
+def _squares_from_neighbours(
+    begin: int, end: int, search: Search, squares: Any, known: Any, fractions: bool, left: Any, result: Any
+) -> None:
+    """Differences, each the best of its own and its neighbours', priced by what is around; then refined.
+
+    ``known``: what was ``left`` of ``squares``.
+    """
     rows, columns = squares.shape[1:3]
     for line in range(begin, end):
         n, row = line // rows, line % rows
@@ -212,9 +233,7 @@ def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any,
             best = result[n, row, column]
             best[:] = squares[n, row, column]
             _mean_around(squares[n], row, column, around)
-            bits = _square_bits(search, n, row, column, best[0], best[1], np.inf, work)
-            bits += _price(best[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
-            bits += _price(best[1] - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
+            bits = known[n, row, column] + _motion_bits(best, around)
             for k in range(len(_CROSS)):
                 i = min(max(row + _CROSS[k, 1], 0), rows - 1)
                 j = min(max(column + _CROSS[k, 0], 0), columns - 1)
@@ -228,6 +247,7 @@ def _squares_from_neighbours(begin: int, end: int, search: Search, squares: Any,
                         bits = _consider(
                             search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work
                         )
+            left[n, row, column] = bits - _motion_bits(best, around)
 
 
 @njit(**OPTIONS)
@@ -317,6 +337,11 @@ def _vectors(kernel: Callable[..., None], shape: tuple[int, int, int], *argument
     return result
 
 
+def _as_rows(vectors: Tensor) -> npt.NDArray[np.int32]:
+    """(N, 2, h, w) to (N, h, w, 2)."""
+    return vectors.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy()
+
+
 def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
     return np.asarray(F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu())
 
@@ -328,24 +353,30 @@ def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
 
 
 @torch.no_grad()
-def block_search(luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, step: Tensor) -> Tensor:
+def block_search(
+    luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, last: Tensor, step: Tensor
+) -> Tensor:
     """Motion (N, 2, H / 8, W / 8; x, y in quarter samples) that predicts ``luma`` from ``reference``.
 
     ``luma``, ``reference``: (N, 1, H, W) on [0, 1]; H and W are multiples of 16. ``fine``: what
     :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``predicted``: motion
-    that costs nothing, like the result. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
+    that costs nothing, and ``last``, the last frame's, like the result. ``step``: quantiser step (N,), which sets the
+    price. Runs on the CPU.
     """
     search = Search(
         fine.numpy(),
         _block_dct(luma),
-        predicted.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy(),
+        _as_rows(predicted),
+        _as_rows(last),
         (float(_UNIT) / (255 * step)).float().cpu().numpy(),
     )
     pictures, h, w = search.predicted.shape[:3]
     blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
     small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
     seeds = _vectors(_coarse_seeds, blocks, small, other)
-    squares = _vectors(_squares_from_seeds, half, search, seeds)
-    squares = _vectors(_squares_from_neighbours, half, search, squares, True)
-    squares = _vectors(_squares_from_neighbours, half, search, squares, False)
+    left = np.empty(half, np.float64)
+    squares = _vectors(_squares_from_seeds, half, search, seeds, left)
+    for fractions in PASSES:
+        known, left = left, np.empty(half, np.float64)
+        squares = _vectors(_squares_from_neighbours, half, search, squares, known, fractions, left)
     return torch.from_numpy(_vectors(_blocks, blocks, search, squares, seeds)).permute(0, 3, 1, 2).to(luma)

@@ -28,9 +28,12 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
+from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
 
 VIDEO_SUFFIXES = {".mkv", ".mp4", ".y4m", ".webm", ".mov", ".avi"}
 CONSTANT = "constant"
+PREDICTED = "predicted"
+"""Not a controller: a constant quality, with what RQNet expected of every frame."""
 CURVES = "curves"
 """Not a controller: a constant quality on whose way some frames are coded at many levels."""
 CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
@@ -104,7 +107,7 @@ class Encode:
     psnr_y: list[float]
     psnr_yuv: list[float]
     predicted: list[list[float]]
-    """Bits that RQNet expected at each of its levels; empty without it."""
+    """Bits that each frame was expected to cost at RQNet's levels, where the encode has such points."""
     seconds: float
     """Of the codec, the controller and the predictor, in one thread."""
     curves: list[list[int]] = field(default_factory=list)
@@ -203,7 +206,8 @@ def run_job(job: Job) -> Encode:
 
 def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
     if job.target_bits is None:
-        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=_rqnet(codec))
+        predictor = load_rqnet() if job.controller == PREDICTED else None
+        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=predictor)
     else:
         rate = RateTarget(
             bitrate=float(job.target_bits * job.clip.properties.frame_rate / len(frames)), controller=job.controller
@@ -212,16 +216,6 @@ def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
         encoder = Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
     stats = [encoder.encode(frame, frames_left=len(frames) - index)[1] for index, frame in enumerate(frames)]
     return _of_stats(stats)
-
-
-def _rqnet(codec: Codec) -> Any:
-    """RQNet beside a constant quality, for what it predicts; None where there is none for this codec."""
-    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
-
-    if not DEFAULT_WEIGHTS.exists():
-        return None
-    rqnet = load_rqnet()
-    return rqnet if rqnet.mismatch(codec.name, codec.identity) is None else None
 
 
 def _of_stats(stats: Sequence[FrameStats]) -> Encode:
@@ -271,11 +265,9 @@ def _controller_file(name: str) -> Path | None:
 @functools.cache
 def _controller_digest(name: str) -> str:
     """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
-    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS
-
     rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
-    if name in (CONSTANT, CURVES):
-        return _digest(rqnet)
+    if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
+        return _digest(rqnet if name == PREDICTED else [])
     others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}
     shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
     return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))

@@ -19,11 +19,11 @@ from rqlvc.rate.protocol import FrameInfo, FrameResult
 
 WINDOW = 40
 """Frames over which a debt is paid back (the paper's SW)."""
-DEFAULT_WEIGHTS = (1.0, 1.6, 1.0, 2.0)
+DEFAULT_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
 """Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are the quality
 steps of HyTIP's distortion weights (0.5, 0.9, 0.5, 1.2) at R ~ lambda^0.8."""
-INTRA_WEIGHT = 6.0
-"""Bits of an intra frame in mean inter frames before the content has shown its own: 5 to 10 is usual."""
+INTRA_WEIGHT = 10.0
+"""Bits of an intra frame in mean inter frames before the content has shown its own: 4 to 40 on real sequences."""
 WEIGHING_FRAMES = 4
 """Inter frames that it takes to judge that."""
 INTRA_WEIGHT_RANGE = (1.0, 100.0)

@@ -1,15 +1,14 @@
 """What controllers believe of the codec before they have seen a frame.
 
 The RQ-LVC paper starts its baselines from "averages over the first frames" of its sequences; these constants are that
-average for the built-in codec, as Q = alpha * ln(bits per pixel) + beta. They are estimates from the codec's design
-range (inter frames of about 0.01 bpp at quality 0 and 1 bpp at quality 63, intra frames about seven times that) until
-they are measured on the trained codec.
+average for the built-in codec, as Q = alpha * ln(bits per pixel) + beta: means of the lines through nine constant
+levels of twelve sequences (``benchmarks/surfaces.py``), of the first frame for intra and of all inter frames.
 """
 
 from rqlvc.rate.models import LogarithmicModel
 
-INTER = LogarithmicModel(alpha=13.7, beta=63.0)
-INTRA = LogarithmicModel(alpha=13.7, beta=36.4)
+INTER = LogarithmicModel(alpha=17.6, beta=80.7)
+INTRA = LogarithmicModel(alpha=21.4, beta=37.4)
 
 
 def initial_model(intra: bool, pixels: int) -> LogarithmicModel:
