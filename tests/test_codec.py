@@ -364,7 +364,7 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     fine = quarter_pel(reference, MARGIN)
     field = vectors_of(motion[0] * PEL, motion[1] * PEL, height // 8, width // 8)
     luma = moved_luma(reference, field)
-    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.tensor([0.04]))
+    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.zeros_like(field), torch.tensor([0.04]))
     assert torch.equal(found, found.round())
     inside = (found == field).all(dim=1)[0, 3:-3, 3:-3]  # blocks whose match lies inside the reference
     assert inside.float().mean() > 0.95
@@ -375,7 +375,7 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
 def test_block_search_follows_the_free_prediction_where_nothing_tells() -> None:
     flat = torch.full((1, 1, 64, 64), 0.5)
     predicted = vectors_of(17, -32, 8, 8)
-    found = block_search(flat, flat, quarter_pel(flat, MARGIN), predicted, torch.tensor([0.1]))
+    found = block_search(flat, flat, quarter_pel(flat, MARGIN), predicted, predicted, torch.tensor([0.1]))
     assert torch.equal(found, predicted)
 
 
@@ -388,7 +388,7 @@ def test_block_search_splits_a_square_only_for_a_reason() -> None:
     noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3)) * 0.01
     luma = moved_luma(reference, field) + noise
     fine = quarter_pel(reference, MARGIN)
-    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.tensor([0.1]))
+    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.zeros_like(field), torch.tensor([0.1]))
     assert torch.equal(found, field)
 
 

@@ -36,7 +36,7 @@ SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 8.0, 2.0
 """Rough price of a component of a block that leaves its square's motion."""
 FIRST_BLOCK = 2.5
 """A square's first block is what the others' vectors are differences from: leaving alone is dearer for it."""
-PASSES = (True, False, False)
+PASSES = (True, False, False, False)
 """Good vectors spread to the neighbours once in each; whether fractions of a sample are then tried around them."""
 WALK = 6  # steps that the search of a square may take at each distance
 
