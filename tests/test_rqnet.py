@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import CommandLine, make_clip, plugged_in
+from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import (
@@ -34,6 +37,7 @@ from rqlvc.rate.rqnet import (
 )
 from rqlvc.training.collect import CHAINS_PER_SHARD, Collection, collect, read_samples
 from rqlvc.training.rqnet import CARD, CHECKPOINT, LOG, WEIGHTS, Dataset, Epoch, evaluate, split_by_source, train
+from small_streams import moving_frames
 from toy_codec import StrangerCodec, ToyCodec
 
 ENCODER_KILO_MACS = 35.0
@@ -169,6 +173,25 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
     assert loaded.mismatch("toy", "70c0dec0") is None
     warning = loaded.mismatch("toy", "0ddba110")
     assert warning is not None and "70c0dec0" in warning and "0ddba110" in warning
+
+
+def test_the_shipped_network_belongs_to_the_shipped_codec() -> None:
+    codec = load_codec(device="cpu", threads=1)
+    assert load_rqnet().mismatch(codec.name, codec.identity) is None
+
+
+def test_the_shipped_network_knows_what_the_shipped_codec_does() -> None:
+    """Of a frame shown again, one that drifted on, and one with a new picture, within a factor of three and 500 bits."""
+    codec, network = load_codec(device="cpu", threads=1), load_rqnet()
+    first, second, *_ = moving_frames(192, 128, 2)
+    new = replace(first, y=np.ascontiguousarray(second.y[::-1, ::-1]))
+    coded = codec.encode(first, 40.0, None)
+    info = FrameInfo(0, True, 0, 192 * 128)
+    last = FrameResult(info, 40.0, 8 * len(coded.payload), mse_y(first, coded.reconstruction))
+    for frame in (first, second, new):
+        for point in network.predict(frame, coded.reconstruction, last):
+            bits = 8 * len(codec.encode(frame, point.quality, coded.state).payload)
+            assert bits / 3 - 500 < point.bits < 3 * bits + 500
 
 
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
