@@ -16,7 +16,7 @@ import numpy as np
 
 from rqlvc.codec.registry import load_codec
 from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
-from rqlvc.evaluation.sweep import CURVE_LEVELS, CURVE_STRIDE, CURVES, PREDICTED, Encode, find_clips, run_jobs
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Encode, find_clips, run_jobs
 
 LEVELS = (0.0, 10.0, 18.0, 27.0, 35.0, 43.0, 52.0, 60.0, 63.0)
 
@@ -44,7 +44,7 @@ def main() -> None:
     codec = load_codec(device="cpu", threads=1)
     clips = find_clips(arguments.data, (), arguments.frames)
     experiment = Experiment(clips, codec.name, codec.identity, ())
-    jobs = {clip: [experiment.job(clip, PREDICTED, level) for level in LEVELS] for clip in clips}
+    jobs = {clip: [experiment.job(clip, CONSTANT, level) for level in LEVELS] for clip in clips}
     curves = {clip: experiment.job(clip, CURVES, CURVES_LEVEL) for clip in clips}
     wanted = [job for each in jobs.values() for job in each] + list(curves.values())
     total = sum(job.cost for job in wanted)

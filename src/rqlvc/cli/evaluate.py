@@ -47,15 +47,13 @@ def paper(
     from rqlvc.evaluation.paper import Experiment, check_controllers, run, write
     from rqlvc.evaluation.sweep import find_clips
     from rqlvc.rate.registry import CONTROLLERS
-    from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
 
     names = _names(controllers) or [name for name, entry in CONTROLLERS.items() if entry.factory]
     check_controllers(names)
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
-    rqnet = DEFAULT_WEIGHTS.exists() and load_rqnet().mismatch(codec, model) is None
-    experiment = Experiment(clips, codec, model, names, _levels(levels), keyint, rqnet)
+    experiment = Experiment(clips, codec, model, names, _levels(levels), keyint)
     started = time.monotonic()
     done = 0.0
 

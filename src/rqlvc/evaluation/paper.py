@@ -13,7 +13,7 @@ from typing import Any
 
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import bd_rate
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, PREDICTED, Clip, Encode, Job, run_jobs
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
 from rqlvc.rate.models import RateQualityModel, fit_exponential, fit_linear, fit_logarithmic, r_squared
 from rqlvc.rate.protocol import RatePoint
 from rqlvc.rate.registry import CONTROLLERS
@@ -41,8 +41,6 @@ class Experiment:
     controllers: Sequence[str]
     levels: Sequence[float] = LEVELS
     keyint: int = 32
-    rqnet: bool = False
-    """Whether RQNet's predictions are measured."""
 
     def job(self, clip: Clip, controller: str, level: float, target_bits: int | None = None) -> Job:
         return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits)
@@ -65,8 +63,7 @@ def run(
     """All encodes of ``experiment``, kept in ``out``: first the constant ones, which set the targets."""
     constant = [experiment.job(clip, CONSTANT, level) for clip in experiment.clips for level in experiment.levels]
     curves = [experiment.job(clip, CURVES, CURVES_LEVEL) for clip in experiment.clips]
-    predicted = [experiment.job(job.clip, PREDICTED, job.level) for job in constant] if experiment.rqnet else []
-    results = run_jobs(constant + curves + predicted, out, processes, on_done)
+    results = run_jobs(constant + curves, out, processes, on_done)
     controlled = [
         experiment.job(job.clip, controller, job.level, sum(results[job].bits))
         for controller in experiment.controllers
@@ -129,7 +126,7 @@ def fits_of(encode: Encode) -> dict[str, float]:
 
 def prediction_error(job: Job, encode: Encode, levels: Sequence[float] = LEVELS) -> float | None:
     """Mean |predicted - actual| / actual in percent of RQNet at the job's level (Eq. 10); None where it has none."""
-    if job.level not in levels:
+    if job.level not in levels or not encode.predicted[0]:
         return None
     index = list(levels).index(job.level)
     pairs = zip(encode.predicted, encode.bits, strict=True)
@@ -188,10 +185,10 @@ def markdown(experiment: Experiment, results: Results) -> str:
         *_table("sequence", list(MODELS), fits, "{:.3f}", "average"),
     ]
     errors = {
-        clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, PREDICTED, clip)}
+        clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
         for clip in clips
     }
-    if experiment.rqnet:
+    if any(value is not None for row in errors.values() for value in row.values()):
         heads = [f"q {level:g}" for level in experiment.levels]
         lines += [
             "",

@@ -28,12 +28,10 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
-from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, load_rqnet
+from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
 
 VIDEO_SUFFIXES = {".mkv", ".mp4", ".y4m", ".webm", ".mov", ".avi"}
 CONSTANT = "constant"
-PREDICTED = "predicted"
-"""Not a controller: a constant quality, with what RQNet expected of every frame."""
 CURVES = "curves"
 """Not a controller: a constant quality on whose way some frames are coded at many levels."""
 CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
@@ -206,8 +204,7 @@ def run_job(job: Job) -> Encode:
 
 def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
     if job.target_bits is None:
-        predictor = load_rqnet() if job.controller == PREDICTED else None
-        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=predictor)
+        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
     else:
         rate = RateTarget(
             bitrate=float(job.target_bits * job.clip.properties.frame_rate / len(frames)), controller=job.controller
@@ -216,6 +213,12 @@ def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
         encoder = Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
     stats = [encoder.encode(frame, frames_left=len(frames) - index)[1] for index, frame in enumerate(frames)]
     return _of_stats(stats)
+
+
+def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
+    """The shipped RQNet, where it was trained for this codec: at a constant quality it changes nothing but is heard."""
+    rqnet = load_rqnet() if DEFAULT_WEIGHTS.exists() else None
+    return rqnet if rqnet is not None and rqnet.mismatch(codec, model) is None else None
 
 
 def _of_stats(stats: Sequence[FrameStats]) -> Encode:
@@ -267,7 +270,7 @@ def _controller_digest(name: str) -> str:
     """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
     rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
-        return _digest(rqnet if name == PREDICTED else [])
+        return _digest(rqnet if name == CONSTANT else [])
     others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}
     shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
     return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))
