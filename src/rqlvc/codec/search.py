@@ -349,7 +349,8 @@ def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
 def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
     """(N, 1, H, W) to the DCT of 8x8 blocks in 8-bit units, (N, h, w, 64): row after row, as the samples."""
     blocks = (255 * luma[:, 0]).cpu().float().unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
-    return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
+    with torch.autocast("cpu", enabled=False):
+        return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
 
 
 @torch.no_grad()
