@@ -113,6 +113,15 @@ def test_weights_shape_the_group_of_pictures(rqlvc: CommandLine, long_clip: Path
     assert 1.15 < (sum(large) / len(large)) / (sum(small) / len(small)) < 1.75
 
 
+def test_a_bitrate_holds_for_the_time_stamps_of_a_clip_that_skips_frames(rqlvc: CommandLine, tmp_path: Path) -> None:
+    times = [40 * index for index in range(128) if index % 4 != 3]
+    clip = make_clip(tmp_path / "skips.mkv", width=96, height=80, frames=len(times), times=times)
+    lines, _ = encode(rqlvc, clip, tmp_path / "coded.mkv", "--bitrate", "400k")
+    summary = lines[-1]
+    assert summary["duration"] == pytest.approx(128 * 0.04, abs=0.09)
+    assert abs(summary["error_percent"]) < 6
+
+
 # Why a frame got its quality
 
 

@@ -6,7 +6,7 @@ puts a reader before it and a Matroska file behind it.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 
@@ -22,6 +22,10 @@ from rqlvc.rate.protocol import Controller, FrameInfo, FrameResult, RatePoint
 from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
+PACE_FRAMES = 8
+"""Frames whose time stamps it takes to judge the frame rate."""
+PACE_CHANGE = 0.1
+"""Relative change of the frame rate that a controller is told."""
 
 __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
@@ -137,10 +141,12 @@ def encode_file(
         for message in reader.warnings:
             on_warning(message)
         target: Control | None = None
+        pace: _Pace | None = None
         if isinstance(control, RateTarget):
             target = open_control(control, codec, reader.properties, reader.frame_count, on_warning)
             on_target(target.bitrate)
             totals.limits = target.quality
+            pace = None if control.size is not None else _Pace(float(reader.properties.frame_rate))
             encoder = Encoder(codec, target.controller, keyint=keyint, predictor=target.predictor)
         else:
             encoder = Encoder(codec, control, keyint=keyint)
@@ -156,6 +162,8 @@ def encode_file(
                 for frame in chain([first], reader):
                     frames_left = None if reader.frame_count is None else max(reader.frame_count - encoder.index, 1)
                     picture = replace(frame, time=frame.time - first.time)
+                    if pace is not None and target is not None:
+                        pace.follow(encoder.index, picture.time, target)
                     packet, stats = encoder.encode(picture, frames_left=frames_left)
                     container.write(packet)
                     totals.add(stats)
@@ -177,6 +185,22 @@ def encode_file(
         if missed is not None:
             on_warning(missed)
         return summary
+
+
+@dataclass(slots=True)
+class _Pace:
+    """The frame rate that a controller works with, kept to that of the time stamps: a video may skip frames."""
+
+    frame_rate: float
+
+    def follow(self, index: int, time: Fraction, target: Control) -> None:
+        """Tell the controller where the mean rate of the ``index`` frames up to ``time`` (seconds) is another."""
+        if index < PACE_FRAMES or time <= 0:
+            return
+        mean = index / float(time)
+        if abs(mean / self.frame_rate - 1) > PACE_CHANGE:
+            self.frame_rate = mean
+            target.controller.set_rates(target.bitrate, mean)
 
 
 def _span(first: Frame, frames: int | None, properties: VideoProperties) -> tuple[Fraction, Fraction | None]:
