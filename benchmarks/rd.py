@@ -25,11 +25,12 @@ import av
 import numpy as np
 from matplotlib.figure import Figure
 
-from rqlvc.codec import registry
 from rqlvc.codec.protocol import Codec, State
+from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorEncoder, anchor_parameters, encode_anchor
 from rqlvc.evaluation.metrics import bd_rate, psnr_y, psnr_yuv
+from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
@@ -41,7 +42,6 @@ CRFS = (47, 43, 39, 35, 31, 27, 23, 19, 15)  # about the distortions of constant
 INTRA_QPS = (51, 47, 43, 39, 35, 31, 27, 23, 19)  # x264 codes intra frames 3 below the QP that it is given
 QUALITIES = "0,10,21,32,42,53,63"
 METRICS = {"psnr_yuv": "PSNR-YUV", "psnr_y": "PSNR-Y"}
-VIDEO_SUFFIXES = {".mkv", ".mp4", ".y4m", ".webm", ".mov", ".avi"}
 COLOURS = {OURS: "tab:red", "libx264": "tab:blue", "libx265": "tab:green"}
 
 
@@ -136,7 +136,7 @@ def our_curve(clip: Clip, codec: Codec, qualities: Sequence[float], keyint: int,
         key = {
             "clip": clip.digest,
             "frames": clip.frames,
-            "codec": f"{codec.name} {codec.identity} {sources_digest()} torch {version('torch')}",
+            "codec": f"{codec.name} {codec.identity} {codec_digest()} torch {version('torch')}",
             "quality": quality,
             "keyint": keyint,
         }
@@ -185,30 +185,9 @@ def kilobits_per_second(clip: Clip, point: Point) -> float:
     return float(point.bits * clip.properties.frame_rate / point.frames / 1000)
 
 
-@functools.cache  # once: the sources may be edited while a long run uses the ones that it loaded
-def sources_digest() -> str:
-    """Digest of the codec's sources: an encoder may choose differently with the same weights."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(registry.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def find_clips(folder: Path, names: Sequence[str], frames: int | None) -> list[Clip]:
-    if not folder.is_dir():
-        raise RqlvcError(f"{folder} is no folder: name one that holds the sequences.")
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES}
-    unknown = [name for name in names if name not in files]
-    if unknown or not files:
-        raise RqlvcError(f"{folder} lacks {', '.join(unknown) or 'video files'}; it has: {', '.join(files) or 'none'}.")
-    return [open_clip(files[name], frames) for name in names or files]
-
-
 def open_clip(path: Path, frames: int | None) -> Clip:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with open_reader(str(path), frames=1) as reader:
-        return Clip(path, digest, reader.properties, frames)
+        return Clip(path, file_digest(path), reader.properties, frames)
 
 
 Curves = dict[str, list[Point]]
@@ -362,10 +341,10 @@ def run(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise RqlvcError(f"--qualities is {arguments.qualities!r}; give numbers like {QUALITIES}.") from error
     names = [name for name in arguments.sequences.split(",") if name]
-    clips = find_clips(arguments.data, names, arguments.frames)
+    clips = [open_clip(path, arguments.frames) for path in find_sequences(arguments.data, names)]
     cache = Cache(arguments.cache)
-    sources_digest()
-    codec = None if arguments.anchors_only else registry.load_codec(device="cpu", threads=arguments.threads)
+    codec_digest()
+    codec = None if arguments.anchors_only else load_codec(device="cpu", threads=arguments.threads)
 
     curves: list[Curves] = []
     for clip in clips:

@@ -16,14 +16,14 @@ import numpy as np
 
 from rqlvc.codec.registry import load_codec
 from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Encode, find_clips, run_jobs
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, has_curve, run_jobs
 
 LEVELS = (0.0, 10.0, 18.0, 27.0, 35.0, 43.0, 52.0, 60.0, 63.0)
 
 
 def dependence(constant: list[Encode], curves: Encode, keyint: int) -> float:
     """d ln R / d (q - q of the reference), at equal q: frames from a state at one level against constant levels."""
-    frames = [i for i in range(len(curves.bits)) if i % keyint and i % CURVE_STRIDE == CURVE_STRIDE // 2]
+    frames = [index for index in range(len(curves.bits)) if has_curve(index, keyint)]
     away, excess = [], []
     for row, frame in enumerate(frames):
         flat = np.interp(CURVE_LEVELS, LEVELS, [np.log(each.bits[frame]) for each in constant])

@@ -358,7 +358,8 @@ from pathlib import Path
 import torch
 import rqlvc.training.codec as loop
 from rqlvc.training.codec import Stage, start_run, train
-from rqlvc.training.data import PHOTO_SUFFIXES, VIDEO_SUFFIXES, read_library
+from rqlvc.media.reader import VIDEO_SUFFIXES
+from rqlvc.training.data import PHOTO_SUFFIXES, read_library
 torch.set_num_threads(1)
 videos, photos, out = map(Path, sys.argv[1:4])
 loop.SAVE_EVERY = 5

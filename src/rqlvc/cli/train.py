@@ -41,8 +41,9 @@ def train_codec(
 
     from rqlvc.codec.model import ModelConfig
     from rqlvc.errors import RqlvcError
+    from rqlvc.media.reader import VIDEO_SUFFIXES
     from rqlvc.training.codec import LOG, SCHEDULE, scaled, start_run, train
-    from rqlvc.training.data import PHOTO_SUFFIXES, VIDEO_SUFFIXES, read_library
+    from rqlvc.training.data import PHOTO_SUFFIXES, read_library
     from rqlvc.training.export import export
     from rqlvc.training.report import model_card, plot_curves
 

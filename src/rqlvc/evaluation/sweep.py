@@ -25,12 +25,11 @@ from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
-from rqlvc.media.reader import open_reader
+from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
 
-VIDEO_SUFFIXES = {".mkv", ".mp4", ".y4m", ".webm", ".mov", ".avi"}
 CONSTANT = "constant"
 CURVES = "curves"
 """Not a controller: a constant quality on whose way some frames are coded at many levels."""
@@ -75,7 +74,7 @@ class Job:
         return {
             "clip": self.clip.digest,
             "frames": self.clip.frames,
-            "codec": [self.codec, self.model, _digest(_sources(rqlvc.codec))],
+            "codec": [self.codec, self.model, codec_digest()],
             "controller": [self.controller, _controller_digest(self.controller)],
             "level": self.level,
             "keyint": self.keyint,
@@ -112,23 +111,31 @@ class Encode:
     """Bits of every eighth inter frame at each of ``CURVE_LEVELS``, from the same state."""
 
 
-def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
-    """The sequences of a folder: all, or those of ``names`` (without suffix). Raises :class:`RqlvcError` for none."""
+def find_sequences(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The video files of a folder: all, or those of ``names`` (without suffix). Raises :class:`RqlvcError` for none."""
     if not folder.is_dir():
         raise RqlvcError(f"{folder} is no folder: name one that holds the sequences.")
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES}
     unknown = [name for name in names if name not in files]
     if unknown or not files:
         raise RqlvcError(f"{folder} lacks {', '.join(unknown) or 'video files'}; it has: {', '.join(files) or 'none'}.")
-    return [_open_clip(files[name], frames) for name in names or files]
+    return [files[name] for name in names or files]
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
+    """As :func:`find_sequences`, opened."""
+    return [_open_clip(path, frames) for path in find_sequences(folder, names)]
 
 
 def _open_clip(path: Path, frames: int) -> Clip:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with open_reader(str(path), frames=frames) as reader:
         available = reader.frame_count or sum(1 for _ in reader)
-        return Clip(str(path), digest, reader.properties, min(available, frames))
+        return Clip(str(path), file_digest(path), reader.properties, min(available, frames))
 
 
 def run_jobs(
@@ -234,13 +241,18 @@ def _of_stats(stats: Sequence[FrameStats]) -> Encode:
     )
 
 
+def has_curve(index: int, keyint: int) -> bool:
+    """Whether a job of ``CURVES`` measures the curve of frame ``index``."""
+    return index % keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
+
+
 def _measure_curves(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
     started = time.perf_counter()
     encoder = Encoder(codec, Constant(job.level), keyint=job.keyint)
     curves, stats = [], []
     for index, frame in enumerate(frames):
         state: State | None = encoder.state
-        if index % job.keyint and index % CURVE_STRIDE == CURVE_STRIDE // 2:
+        if has_curve(index, job.keyint):
             curves.append([8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS])
         stats.append(encoder.encode(frame)[1])
     return Encode(**asdict(_of_stats(stats)) | {"curves": curves, "seconds": time.perf_counter() - started})
@@ -255,6 +267,12 @@ def _digest(paths: Iterable[Path]) -> str:
 
 def _sources(package: Any) -> tuple[Path, ...]:
     return tuple(Path(package.__path__[0]).rglob("*.py"))
+
+
+@functools.cache  # once: the sources may be edited while a long run uses the ones that it loaded
+def codec_digest() -> str:
+    """Digest of the codec's sources: an encoder may choose differently with the same weights."""
+    return _digest(_sources(rqlvc.codec))
 
 
 @functools.cache

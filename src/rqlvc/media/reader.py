@@ -31,6 +31,8 @@ from rqlvc.media.properties import MAX_DIMENSION, UNSPECIFIED, Colour, VideoProp
 
 STANDARD_INPUT = "-"
 RAW_SUFFIXES = (".yuv", ".i420")
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".y4m", ".webm", ".avi"}
+"""What is taken for a video in a folder."""
 RAW_FRAME_RATE = Fraction(25)
 """What raw files without a stated frame rate are taken for; FFmpeg's default too."""
 CHUNK = 1 << 20

@@ -24,10 +24,9 @@ from rqlvc.codec.protocol import QUALITY_MAX, Codec, State, carried_quality
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
-from rqlvc.media.reader import open_reader
+from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import MAPS, QUALITY_LEVELS, ActivityMaps, context_scalars, padded_pixels
-from rqlvc.training.data import VIDEO_SUFFIXES
 
 FORMAT = "rqlvc-rates-1"
 MANIFEST = "manifest.json"

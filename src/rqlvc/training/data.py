@@ -14,9 +14,8 @@ from torch import Tensor
 
 from rqlvc.codec.planes import Planes, from_bytes
 from rqlvc.errors import RqlvcError
-from rqlvc.media.reader import open_reader
+from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".y4m", ".webm", ".avi"}
 PHOTO_SUFFIXES = {".webp", ".png", ".jpg", ".jpeg"}
 MAX_SHIFT = 6.0  # luma samples a frame, of the synthetic camera
 MAX_PATH = 24.0  # luma samples either way: how far it gets
