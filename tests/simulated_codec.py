@@ -7,11 +7,15 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from rqlvc.codec.protocol import EncodedFrame
+from rqlvc.media.frame import Frame
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameInfo, FrameResult, RatePoint
 
 CENTRE = 31.5
@@ -67,8 +71,9 @@ class Simulation:
     def intra(self, index: int) -> bool:
         return index % self.intra_period == 0
 
-    def bits(self, index: int, quality: float, last_quality: float | None) -> int:
-        return self._bits(index, quality, last_quality, 1.0)
+    def bits(self, index: int, quality: float, last_quality: float | None, intra: bool | None = None) -> int:
+        """``intra`` where it is not that of ``intra_period``."""
+        return self._bits(index, quality, last_quality, 1.0, intra)
 
     def predicted(self, index: int, last_quality: float | None) -> tuple[RatePoint, ...]:
         errors = self._random["predictor"][index]
@@ -81,18 +86,44 @@ class Simulation:
         """Four real encodes."""
         return tuple(RatePoint(q, self.bits(index, q, last_quality)) for q in PREDICTED_QUALITIES)
 
-    def _bits(self, index: int, quality: float, last_quality: float | None, seen: float) -> int:
+    def _bits(
+        self, index: int, quality: float, last_quality: float | None, seen: float, intra: bool | None = None
+    ) -> int:
         law = self.scenes[self.scene(index)]
         x = quality - CENTRE
         log_rate = math.log(law.bits_per_pixel * self.pixels) + law.slope * x + law.bend * (x / CENTRE) ** 2
         log_rate += float(self._random["drift"][index]) + seen * float(self._random["noise"][index])
-        if self.intra(index):
+        if self.intra(index) if intra is None else intra:
             log_rate += math.log(law.intra_ratio)
         elif index and self.scene(index) != self.scene(index - 1):
             log_rate += seen * math.log(max(law.intra_ratio * 0.8, 1.0))
         elif last_quality is not None:
             log_rate += self.reference * (quality - last_quality)
         return 8 * round((HEADER_BITS + math.exp(min(log_rate, 40.0))) / 8)
+
+
+class SimulatedCodec:
+    """A simulation behind the codec protocol: packets are as long as its law says. Its frames are those of ``frames``,
+    and its state is the quality of the last one."""
+
+    name = "simulated"
+    identity = "51a7"
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+
+    def frames(self, times: Sequence[Fraction]) -> list[Frame]:
+        """Grey pictures that carry their index."""
+        chroma = np.full((1, 1), 128, np.uint8)
+        pictures = (
+            np.full((2, 2), 0, np.uint8) + np.array(divmod(index, 256), np.uint8) for index in range(len(times))
+        )
+        return [Frame(luma, chroma, chroma, time) for luma, time in zip(pictures, times, strict=True)]
+
+    def encode(self, frame: Frame, quality: float, state: float | None) -> EncodedFrame:
+        index = int(frame.y[0, 0]) * 256 + int(frame.y[0, 1])
+        bits = self.simulation.bits(index, quality, state, intra=state is None)
+        return EncodedFrame(bytes(bits // 8), frame, quality)
 
 
 @dataclass(frozen=True)

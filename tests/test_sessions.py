@@ -22,6 +22,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import ContainerReader
 from rqlvc.media.frame import Frame
+from rqlvc.rate.buffer import Buffer
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import make_controller
@@ -206,9 +207,11 @@ def test_an_interrupted_size_is_held_against_its_share(clip: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "either a bitrate or a size"),
-        ({"bitrate": 1e5, "size": 1000}, "either a bitrate or a size"),
+        ({}, "a bitrate, a size or a capped quality"),
+        ({"bitrate": 1e5, "size": 1000}, "give one of the three"),
         ({"size": 0}, "at least 1 byte"),
+        ({"quality": 30.0}, "needs the buffer"),
+        ({"bitrate": 1e5, "buffer": Buffer(9e4, 1e5)}, "cannot carry"),
         ({"bitrate": 1e5, "min_quality": 50.0, "max_quality": 20.0}, "0 <= lowest <= highest <= 63"),
         ({"bitrate": 1e5, "controller": "best"}, "no controller 'best'"),
         ({"bitrate": -1.0}, "above 0 bits per second"),

@@ -13,6 +13,7 @@ from rqlvc.codec.registry import DEFAULT_CODEC
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
+from rqlvc.rate.buffer import Buffer, Policy
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameResult, QualityRange, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry, make_controller
 
@@ -45,8 +46,11 @@ class RealEncodes:
 
 @dataclass(frozen=True, slots=True)
 class RateTarget:
-    """What a whole stream may cost: ``bitrate`` in bits per second, or ``size`` in bytes of its video packets.
+    """What a whole stream may cost: ``bitrate`` in bits per second, or ``size`` in bytes of its video packets, or what
+    ``quality`` costs as long as the channel of ``buffer`` can carry it.
 
+    The decoder's ``buffer`` never runs empty, whatever the target. Where its channel is no faster than ``bitrate``,
+    the rate is constant: bits that are not spent in time are lost.
     ``min_quality`` and ``max_quality`` (in [0, 63], 63 is best) are taken to the 1/64 steps that packets carry.
     ``gop_weights`` are the relative bits of the inter frames of a miniGOP, None for the usual ones. ``rqnet`` is a
     weights file to use instead of the shipped one. Raises :class:`RqlvcError` for values that make no sense.
@@ -54,6 +58,8 @@ class RateTarget:
 
     bitrate: float | None = None
     size: int | None = None
+    quality: float | None = None
+    buffer: Buffer | None = None
     controller: str = DEFAULT_CONTROLLER
     min_quality: float = QUALITY_MIN
     max_quality: float = QUALITY_MAX
@@ -61,16 +67,35 @@ class RateTarget:
     rqnet: Path | None = None
 
     def __post_init__(self) -> None:
-        if (self.bitrate is None) == (self.size is None):
-            raise RqlvcError("a rate target is either a bitrate or a size: give one of the two.")
+        if sum(value is not None for value in (self.bitrate, self.size, self.quality)) != 1:
+            raise RqlvcError("a rate target is a bitrate, a size or a capped quality: give one of the three.")
+        if self.quality is not None and self.buffer is None:
+            raise RqlvcError("a capped quality needs the buffer that caps it.")
+        if self.bitrate is not None and self.buffer is not None and self.buffer.maxrate < self.bitrate:
+            raise RqlvcError(
+                f"a channel of {self.buffer.maxrate:g} bits per second cannot carry {self.bitrate:g}: "
+                "give a maxrate of at least the bitrate."
+            )
         if self.size is not None and self.size < 1:
             raise RqlvcError(f"the target size must be at least 1 byte, not {self.size}.")
         QualityRange(self.min_quality, self.max_quality)
 
+    @property
+    def policy(self) -> Policy:
+        """What the channel of the buffer is to the target."""
+        if self.quality is not None:
+            return "capped"
+        return "constant" if self.buffer is not None and self.buffer.maxrate == self.bitrate else "peak"
+
     def bits_per_second(self, frame_rate: float, frame_count: int | None) -> float:
-        """The bitrate to hit. Raises :class:`RqlvcError` for a size when ``frame_count`` is not known."""
+        """The bitrate to hit, or not to exceed with a capped quality.
+
+        Raises :class:`RqlvcError` for a size when ``frame_count`` is not known.
+        """
         if self.bitrate is not None:
             return self.bitrate
+        if self.quality is not None and self.buffer is not None:
+            return self.buffer.maxrate
         if frame_count is None:
             raise RqlvcError(
                 "a target size needs the number of frames, which this input does not tell: "
@@ -87,6 +112,8 @@ class Control(NamedTuple):
     bitrate: float
     """Bits per second."""
     quality: QualityRange
+    buffer: Buffer | None
+    policy: Policy
 
 
 def open_control(
@@ -104,18 +131,20 @@ def open_control(
     frame_rate = float(properties.frame_rate)
     bitrate = target.bits_per_second(frame_rate, frame_count)
     quality = QualityRange(carried_quality(target.min_quality), carried_quality(target.max_quality))
+    if target.quality is not None:
+        quality = QualityRange(min(quality.minimum, target.quality), carried_quality(target.quality))
     controller = make_controller(
         target.controller,
         bitrate=bitrate,
         framerate=frame_rate,
         pixels=properties.width * properties.height,
-        total_frames=frame_count,
+        total_frames=None if target.quality is not None else frame_count,
         min_quality=quality.minimum,
         max_quality=quality.maximum,
         weights=target.gop_weights,
     )
     predictor = _predictor(CONTROLLERS[target.controller], codec, target.rqnet, on_warning)
-    return Control(controller, predictor, bitrate, quality)
+    return Control(controller, predictor, bitrate, quality, target.buffer, target.policy)
 
 
 def _predictor(

@@ -55,16 +55,22 @@ class Decoder:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.state: State | None = None
+        self._shown: Frame | None = None
 
     def decode(self, packet: VideoPacket) -> Frame:
-        """The frame in ``packet``, at the packet's time. Raises :class:`RqlvcError` for a damaged packet."""
+        """The frame in ``packet``, at the packet's time; an empty packet, a skipped frame, repeats the one before.
+
+        Raises :class:`RqlvcError` for a damaged packet.
+        """
         if self.state is None and not packet.keyframe:
             raise RqlvcError(f"the packet at {float(packet.time):.3f} s needs frames before it that are not there.")
+        if not packet.payload and not packet.keyframe and self._shown is not None:
+            return replace(self._shown, time=packet.time)
         try:
             decoded = self.codec.decode(packet.payload, None if packet.keyframe else self.state)
         except RqlvcError as error:
             raise RqlvcError(f"the packet at {float(packet.time):.3f} s does not decode: {error}") from error
-        self.state = decoded.state
+        self.state, self._shown = decoded.state, decoded.frame
         return replace(decoded.frame, time=packet.time)
 
 

@@ -4,13 +4,15 @@
 puts a reader before it and a Matroska file behind it.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
+from typing import NamedTuple
 
-from rqlvc.codec.protocol import Codec, State, carried_quality
+from rqlvc.codec.protocol import Codec, EncodedFrame, State, carried_quality
 from rqlvc.control import Control, Predictor, RateTarget, RealEncodes, open_control
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
@@ -18,7 +20,8 @@ from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
-from rqlvc.rate.protocol import Controller, FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.buffer import LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
@@ -27,14 +30,18 @@ PACE_FRAMES = 8
 PACE_CHANGE = 0.1
 """Relative change of the frame rate that a controller is told."""
 
+_WHOLE_RANGE = QualityRange()
+
 __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
 
 class Encoder:
-    """Codes frames one after the other, with an intra frame every ``keyint`` frames.
+    """Codes frames one after the other, with an intra frame every ``keyint`` frames (None: the first alone).
 
-    The controller's rates may be set between any two calls of :meth:`encode`. ``predictor`` gives the controller
-    points of each frame's rate-quality curve.
+    ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``: one that
+    would is coded again at a lower level, never below those of ``limits``, and is left out where not even the lowest
+    fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the time stamps of frames
+    are those that the decoder will see, from 0 on, and ``policy`` says what the channel is to the controller's target.
     """
 
     def __init__(
@@ -42,61 +49,144 @@ class Encoder:
         codec: Codec,
         controller: Controller,
         *,
-        keyint: int = DEFAULT_KEYINT,
+        keyint: int | None = DEFAULT_KEYINT,
         predictor: Predictor | RealEncodes | None = None,
+        limits: QualityRange = _WHOLE_RANGE,
+        buffer: Buffer | None = None,
+        policy: Policy = "peak",
+        frame_rate: float = 30.0,
     ) -> None:
-        if keyint < 1:
+        if keyint is not None and keyint < 1:
             raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
         self.codec = codec
         self.controller = controller
         self.keyint = keyint
         self.predictor = predictor
+        self.limits = limits
+        self.policy = policy
+        self.frame_rate = frame_rate
+        """Frames per second, as the buffer is planned; what it really gains is told by the time stamps."""
+        self.bucket = None if buffer is None else Bucket.of(buffer)
+        """The buffer after the frame coded last."""
         self.index = 0
         self.state: State | None = None
         self.reconstruction: Frame | None = None
         """What the decoder will show for the frame coded last."""
         self.last: FrameResult | None = None
         """What the frame coded last cost."""
+        self._position = 0
+        self._credit = 0.0  # bits of the channel that were not spent, as far as they can be
+
+    def set_rates(self, bitrate: float, framerate: float, *, maxrate: float | None = None) -> None:
+        """From the frame coded last on, another ``bitrate`` (bits per second) and ``framerate`` (frames per second).
+
+        The channel of a buffer delivers ``maxrate`` from then on, which is ``bitrate`` unless told otherwise. The
+        buffer keeps its size in bits. Raises :class:`RqlvcError` for rates that are not positive.
+        """
+        self.controller.set_rates(bitrate, framerate)
+        self.frame_rate = framerate
+        if self.bucket is not None:
+            self.bucket = self.bucket.with_rate(bitrate if maxrate is None else maxrate)
 
     def encode(self, frame: Frame, *, frames_left: int | None = None) -> tuple[VideoPacket, FrameStats]:
-        """Code the next frame. ``frames_left`` counts it and those to come, where the end is known."""
-        started = time.perf_counter()
-        position = self.index % self.keyint
-        intra = position == 0
-        info = FrameInfo(
-            index=self.index,
-            intra=intra,
-            position=position,
-            pixels=frame.width * frame.height,
-            frames_left=frames_left,
-            frames_to_intra=self.keyint - position,
-            points=self._points(frame, intra),
-        )
+        """Code the next frame. ``frames_left`` counts it and those to come, where the end is known.
 
-        decision = self.controller.decide(info)
-        coded = self.codec.encode(frame, decision.quality, None if intra else self.state)
-        quality, bits = carried_quality(decision.quality), 8 * len(coded.payload)
-        self.last = FrameResult(info, quality, bits, mse_y(frame, coded.reconstruction))
-        self.controller.update(self.last)
+        Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
+        """
+        started = time.perf_counter()
+        bucket = None if self.bucket is None else self.bucket.at(frame.time)
+        intra = self.state is None or self._position == self.keyint
+        attempt = self._attempt(frame, bucket, intra, frames_left)
+        if attempt.level is None and self.state is None:
+            assert bucket is not None
+            raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
+        if attempt.level is None and intra:  # it stays due; an inter frame may fit
+            intra = False
+            attempt = self._attempt(frame, bucket, intra, frames_left, attempt.encodes)
+        info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
+        quality = self.limits.minimum if attempt.level is None else attempt.level
+        payload = b"" if skipped else coded.payload
+        self.last = FrameResult(info, quality, 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
+        self.controller.update(self._charged(self.last, 8 * len(payload), bucket))
 
         seconds = time.perf_counter() - started
-        self.index, self.state, self.reconstruction = self.index + 1, coded.state, coded.reconstruction
-        return VideoPacket(coded.payload, frame.time, info.intra), FrameStats(
+        self.index += 1
+        if not skipped:
+            self.state, self.reconstruction = coded.state, coded.reconstruction
+        self._position = info.position + 1 if intra or self._position != self.keyint else self._position
+        shown = self.reconstruction
+        assert shown is not None
+        return VideoPacket(payload, frame.time, intra), FrameStats(
             index=info.index,
             time=float(frame.time),
-            type="I" if info.intra else "P",
+            type="I" if intra else "P",
             quality=quality,
             target_bits=decision.target_bits,
-            bits=bits,
-            psnr_y=psnr_y(frame, coded.reconstruction),
-            psnr_yuv=psnr_yuv(frame, coded.reconstruction),
+            bits=8 * len(payload),
+            psnr_y=psnr_y(frame, shown),
+            psnr_yuv=psnr_yuv(frame, shown),
             seconds=seconds,
             frames_left=frames_left,
             alpha=decision.alpha,
             beta=decision.beta,
             points=info.points,
-            parts=coded.parts,
+            parts={} if skipped else coded.parts,
+            encodes=attempt.encodes,
+            skipped=skipped,
+            buffer_planned=attempt.buffer_planned,
+            buffer=None if self.bucket is None else float(self.bucket.fullness),
         )
+
+    def _attempt(
+        self, frame: Frame, bucket: Bucket | None, intra: bool, frames_left: int | None, encodes: int = 0
+    ) -> "_Attempt":
+        """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
+        position = 0 if intra else self._position
+        info = FrameInfo(
+            index=self.index,
+            intra=intra,
+            position=position,
+            pixels=frame.width * frame.height,
+            frames_left=None if self.policy == "capped" else frames_left,
+            frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
+            points=self._points(frame, intra),
+        )
+        decision = self.controller.decide(info)
+        quality, room, preferred, left = decision.quality, math.inf, math.inf, None
+        if bucket is not None:
+            frame_bits = float(bucket.rate) / self.frame_rate
+            planned = plan(decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy)
+            quality, room, preferred = planned.quality, math.floor(bucket.fullness), LARGEST * bucket.fullness
+            left = None if planned.bits is None else float(bucket.fullness) - planned.bits
+        tries: dict[float, EncodedFrame] = {}
+
+        def cost(level: float) -> int:
+            level = carried_quality(level)
+            if level not in tries:
+                tries[level] = self.codec.encode(frame, level, None if intra else self.state)
+            return 8 * len(tries[level].payload)
+
+        level = fit(cost, quality, room=preferred, limits=self.limits, alpha=decision.alpha, intra=intra)
+        lowest = carried_quality(self.limits.minimum)
+        # An intra frame that could only be had by emptying the buffer had better wait.
+        if level is None and cost(lowest) <= room and not (intra and self.state is not None):
+            level = lowest
+        level = None if level is None else carried_quality(level)
+        coded = tries[lowest if level is None else level]
+        return _Attempt(info, decision, level, coded, encodes + len(tries), left)
+
+    def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
+        """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""
+        if bucket is None or self.bucket is None:
+            return result
+        gained = float(self.bucket.rate * (bucket.time - self.bucket.time))
+        self.bucket = bucket.taken(bits)
+        if self.policy == "peak":
+            return replace(result, charged=bits) if bits != result.bits else result
+        self._credit += gained - bits
+        lost = lost_credit(self._credit, self.bucket)
+        self._credit -= lost
+        return replace(result, charged=bits + lost) if lost or bits != result.bits else result
 
     def _points(self, frame: Frame, intra: bool) -> tuple[RatePoint, ...]:
         if self.predictor is None:
@@ -144,10 +234,20 @@ def encode_file(
         pace: _Pace | None = None
         if isinstance(control, RateTarget):
             target = open_control(control, codec, reader.properties, reader.frame_count, on_warning)
-            on_target(target.bitrate)
-            totals.limits = target.quality
+            if target.policy != "capped":
+                on_target(target.bitrate)
+                totals.limits = target.quality
             pace = None if control.size is not None else _Pace(float(reader.properties.frame_rate))
-            encoder = Encoder(codec, target.controller, keyint=keyint, predictor=target.predictor)
+            encoder = Encoder(
+                codec,
+                target.controller,
+                keyint=keyint,
+                predictor=target.predictor,
+                limits=target.quality,
+                buffer=control.buffer,
+                policy=target.policy,
+                frame_rate=float(reader.properties.frame_rate),
+            )
         else:
             encoder = Encoder(codec, control, keyint=keyint)
         header = StreamHeader(codec.name, codec.identity, reader.properties)
@@ -161,9 +261,10 @@ def encode_file(
             ) as container:
                 for frame in chain([first], reader):
                     frames_left = None if reader.frame_count is None else max(reader.frame_count - encoder.index, 1)
-                    picture = replace(frame, time=frame.time - first.time)
-                    if pace is not None and target is not None:
-                        pace.follow(encoder.index, picture.time, target)
+                    picture = replace(frame, time=container.carried_time(frame.time - first.time))
+                    if pace is not None and target is not None and pace.follow(encoder.index, picture.time):
+                        maxrate = None if target.buffer is None else target.buffer.maxrate
+                        encoder.set_rates(target.bitrate, pace.frame_rate, maxrate=maxrate)
                     packet, stats = encoder.encode(picture, frames_left=frames_left)
                     container.write(packet)
                     totals.add(stats)
@@ -176,14 +277,14 @@ def encode_file(
         for message in [*reader.warnings[warned:], *container.warnings]:
             on_warning(message)
         name = (container.temporary_path if interrupted else None) or output
-        bitrate = None if target is None else target.bitrate
+        bitrate = None if target is None or target.policy == "capped" else target.bitrate
         if isinstance(control, RateTarget) and control.size is not None and not interrupted:
             bitrate = 8 * control.size / totals.duration(reader.properties)  # the number of frames was an estimate
         overhead_bits = 8 * container.overhead_bytes
         summary = totals.summary(name, reader.properties, codec, bitrate, overhead_bits, elapsed, interrupted)
-        missed = totals.out_of_reach(summary)
-        if missed is not None:
-            on_warning(missed)
+        for warning in (totals.out_of_reach(summary), totals.skipping(summary)):
+            if warning is not None:
+                on_warning(warning)
         return summary
 
 
@@ -193,14 +294,36 @@ class _Pace:
 
     frame_rate: float
 
-    def follow(self, index: int, time: Fraction, target: Control) -> None:
-        """Tell the controller where the mean rate of the ``index`` frames up to ``time`` (seconds) is another."""
+    def follow(self, index: int, time: Fraction) -> bool:
+        """Whether the mean rate of the ``index`` frames up to ``time`` (seconds) has become another."""
         if index < PACE_FRAMES or time <= 0:
-            return
+            return False
         mean = index / float(time)
-        if abs(mean / self.frame_rate - 1) > PACE_CHANGE:
-            self.frame_rate = mean
-            target.controller.set_rates(target.bitrate, mean)
+        if abs(mean / self.frame_rate - 1) <= PACE_CHANGE:
+            return False
+        self.frame_rate = mean
+        return True
+
+
+class _Attempt(NamedTuple):
+    """One frame coded, as an intra or an inter frame."""
+
+    info: FrameInfo
+    decision: Decision
+    level: float | None
+    """None when it does not fit: then ``coded`` is what it is at the lowest level."""
+    coded: EncodedFrame
+    encodes: int
+    buffer_planned: float | None
+
+
+def _first_too_large(bits: int, bucket: Bucket, lowest: float) -> str:
+    lower = f", or allow a lower quality than {lowest:g}" if lowest else ""
+    return (
+        f"the first frame takes {bits} bits at the lowest quality allowed, and the buffer holds "
+        f"{float(bucket.fullness):.0f} when it is due: ask for one that holds {bits} bits then (--bufsize times "
+        f"--bufinit){lower}."
+    )
 
 
 def _span(first: Frame, frames: int | None, properties: VideoProperties) -> tuple[Fraction, Fraction | None]:

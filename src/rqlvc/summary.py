@@ -36,6 +36,14 @@ class FrameStats:
     points: tuple[RatePoint, ...]
     parts: Mapping[str, float]
     """Information content in bits of each part of the packet, where the codec tells."""
+    encodes: int = 1
+    """Times that the frame was coded until it fitted."""
+    skipped: bool = False
+    """Nothing fitted: the packet is empty and repeats the picture before. ``quality`` is the lowest that was tried."""
+    buffer_planned: float | None = None
+    """Bits that the decoder's buffer was planned to hold after the frame; None without a buffer or a plan."""
+    buffer: float | None = None
+    """Bits that it holds; None without a buffer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,12 @@ class Summary:
     codec: str
     model: str
     """Identity of the codec's weights."""
+    skipped_frames: int
+    """Frames that did not fit at the lowest quality allowed and repeat the picture before."""
+    recoded_frames: int
+    """Frames that were coded more than once."""
+    buffer_lowest: float | None
+    """The fewest bits that the decoder's buffer held after a frame; None without a buffer."""
     output: str
     """The file that holds it all."""
     interrupted: bool
@@ -93,6 +107,9 @@ class Totals:
     psnr_y: float = 0.0
     psnr_yuv: float = 0.0
     last_time: float = 0.0
+    skipped: int = 0
+    recoded: int = 0
+    buffer_lowest: float | None = None
 
     @property
     def frames(self) -> int:
@@ -109,6 +126,10 @@ class Totals:
         self.psnr_y += stats.psnr_y
         self.psnr_yuv += stats.psnr_yuv
         self.last_time = stats.time
+        self.skipped += stats.skipped
+        self.recoded += stats.encodes > 1
+        if stats.buffer is not None:
+            self.buffer_lowest = min(stats.buffer, stats.buffer if self.buffer_lowest is None else self.buffer_lowest)
 
     def summary(
         self,
@@ -141,6 +162,9 @@ class Totals:
             encode_fps=self.frames / elapsed,
             codec=codec.name,
             model=codec.identity,
+            skipped_frames=self.skipped,
+            recoded_frames=self.recoded,
+            buffer_lowest=self.buffer_lowest,
             output=output,
             interrupted=interrupted,
         )
@@ -166,4 +190,15 @@ class Totals:
             f"{target / 1000:.1f} kbit/s was not reached: as seen here, the range of this content {begins} at about "
             f"{reachable / 1000:.1f} kbit/s, at the {end} quality allowed, {limit:g}, which {held_frames} of "
             f"{self.frames} frames got. Ask for a {way_out} target{widen}."
+        )
+
+    def skipping(self, summary: Summary) -> str | None:
+        """What skipped frames mean and how to have none; None when there are none."""
+        if not self.skipped:
+            return None
+        lowest = 0.0 if self.limits is None else self.limits.minimum
+        lower = f", or a lower quality than {lowest:g}" if lowest else ""
+        return (
+            f"{self.skipped} of {self.frames} frames did not fit at quality {lowest:g} and repeat the picture before "
+            f"them: allow a higher rate or a larger buffer{lower}."
         )

@@ -27,15 +27,19 @@ from rqlvc.cli.options import (
 )
 from rqlvc.cli.rate_options import (
     Bitrate,
+    BufInit,
+    BufSize,
     ControllerName,
     GopWeights,
     MaxQuality,
+    MaxRate,
     MinQuality,
     Quality,
     RQNetWeights,
     TargetSize,
     check_one_target,
     check_quality_alone,
+    decoder_buffer,
     rate_target,
 )
 
@@ -49,6 +53,9 @@ def encode(
     quality: Quality = None,
     bitrate: Bitrate = None,
     target_size: TargetSize = None,
+    maxrate: MaxRate = None,
+    bufsize: BufSize = None,
+    bufinit: BufInit = None,
     controller: ControllerName = None,
     min_quality: MinQuality = None,
     max_quality: MaxQuality = None,
@@ -79,19 +86,23 @@ def encode(
 ) -> None:
     """Code a video into a Matroska file, at a bitrate, to a size or at a quality level.
 
-    Exactly one of --quality, --bitrate and --target-size is needed.
+    Exactly one of --quality, --bitrate and --target-size is needed. With --maxrate and --bufsize no frame comes late
+    through a channel of that rate: at a bitrate of just as much the rate is constant, and a quality is capped.
 
     Audio and subtitles are copied. Ctrl-C keeps the frames coded so far, in OUT.part.mkv for OUT.mkv.
     """
     check_one_target(quality, bitrate, target_size)
-    if quality is not None:
+    buffer = decoder_buffer(maxrate, bufsize, bufinit)
+    if quality is not None and buffer is None:
         rate_options = {"--min-quality": min_quality, "--max-quality": max_quality, "--gop-weights": gop_weights}
         check_quality_alone(controller, rate_options | {"--rqnet": rqnet})
     if Path(output).suffix.lower() not in ("", ".mkv"):
         raise typer.BadParameter(f"the coded file is Matroska: give it a name that ends in .mkv, not {output}.")
     target = None
-    if quality is None:
-        target = rate_target(bitrate, target_size, controller, min_quality, max_quality, gop_weights, rqnet)
+    if quality is None or buffer is not None:
+        target = rate_target(
+            bitrate, target_size, quality, buffer, controller, min_quality, max_quality, gop_weights, rqnet
+        )
     check_files(source, output, overwrite=overwrite, json=json)
     if stats is not None:
         check_output(stats, overwrite=overwrite, inputs=(source, output))
@@ -153,6 +164,10 @@ def _sentence(summary: "Summary", target_size: int | None) -> str:
         parts.append(
             f"target {summary.target_bitrate / 1000:.1f} kbit/s{of_bytes}, error {summary.error_percent:+.2f} %"
         )
+    if summary.buffer_lowest is not None:
+        parts.append(f"buffer never below {summary.buffer_lowest / 1000:.1f} kbit")
+    if summary.skipped_frames:
+        parts.append(f"{summary.skipped_frames} frames skipped")
     parts += [
         f"{summary.bits_per_pixel:.4f} bpp",
         f"PSNR-Y {summary.psnr_y:.2f} dB",

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rqlvc.control import RateTarget
+    from rqlvc.rate.buffer import Buffer
 
 _AMOUNT = re.compile(r"(\d+\.?\d*|\.\d+)([kKMG]?)", re.ASCII)
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -48,6 +49,25 @@ def _amount(text: str) -> float | None:
     match = _AMOUNT.fullmatch(text)
     value = float(match[1]) * _DECIMAL[match[2]] if match else 0.0
     return value if 0 < value <= _LARGEST else None
+
+
+def parse_bits(text: str) -> float:
+    """``400k``, ``1.5M`` or ``400000`` in bits."""
+    bits = _amount(text)
+    if bits is None:
+        raise typer.BadParameter(f"'{text}' is no size: give bits above 0, such as 400k, 1.5M or 400000 (k = 1000).")
+    return bits
+
+
+def parse_fullness(text: str) -> float:
+    """A part above 0 and up to 1."""
+    try:
+        part = float(text)
+    except ValueError:
+        part = math.nan
+    if not 0 < part <= 1:
+        raise typer.BadParameter(f"'{text}' is no part of a buffer: give a number above 0 and up to 1, such as 0.9.")
+    return part
 
 
 class Weights(tuple[float, ...]):
@@ -111,6 +131,28 @@ GopWeights = Annotated[
         parser=parse_weights, metavar="W,W,...", help="Relative bits of the inter frames of a miniGOP, such as 2,3,2,6."
     ),
 ]
+MaxRate = Annotated[
+    float | None,
+    typer.Option(
+        "--maxrate",
+        parser=parse_bitrate,
+        metavar="RATE",
+        help="What the channel to the decoder delivers, in bits per second. With --bufsize no frame comes late.",
+    ),
+]
+BufSize = Annotated[
+    float | None,
+    typer.Option("--bufsize", parser=parse_bits, metavar="BITS", help="Size of the decoder's buffer in bits."),
+]
+BufInit = Annotated[
+    float | None,
+    typer.Option(
+        "--bufinit",
+        parser=parse_fullness,
+        metavar="PART",
+        help="Part of the buffer that is full when the first frame is taken from it.  [default: 0.9]",
+    ),
+]
 RQNetWeights = Annotated[
     Path | None,
     typer.Option(
@@ -136,8 +178,19 @@ def check_one_target(quality: float | None, bitrate: float | None, size: int | N
         raise typer.BadParameter(f"{' and '.join(given)} contradict each other: give one of them.")
 
 
+def decoder_buffer(maxrate: float | None, size: float | None, initial: float | None) -> "Buffer | None":
+    """The three options as a value: None without any of them."""
+    if maxrate is None and size is None and initial is None:
+        return None
+    if maxrate is None or size is None:
+        raise typer.BadParameter("a buffer needs both --maxrate and --bufsize.")
+    from rqlvc.rate.buffer import INITIAL, Buffer
+
+    return Buffer(maxrate, size, INITIAL if initial is None else initial)
+
+
 def check_quality_alone(controller: str | None, rate_options: dict[str, object]) -> None:
-    """With ``--quality`` there is nothing to control: ``rate_options`` (by name) must not be set."""
+    """With ``--quality`` and no cap there is nothing to control: ``rate_options`` (by name) must not be set."""
     if controller not in (None, "constant"):
         raise typer.BadParameter(f"the controller '{controller}' needs --bitrate or --target-size, not --quality.")
     surplus = [name for name, value in rate_options.items() if value is not None]
@@ -148,6 +201,8 @@ def check_quality_alone(controller: str | None, rate_options: dict[str, object])
 def rate_target(
     bitrate: float | None,
     size: int | None,
+    quality: float | None,
+    buffer: "Buffer | None",
     controller: str | None,
     min_quality: float | None,
     max_quality: float | None,
@@ -161,10 +216,20 @@ def rate_target(
     if controller is not None and controller not in CONTROLLERS:
         raise typer.BadParameter(f"there is no controller '{controller}': choose one of {', '.join(CONTROLLERS)}.")
     if controller == "constant":
-        raise typer.BadParameter("the controller 'constant' needs --quality, not --bitrate or --target-size.")
+        raise typer.BadParameter("the controller 'constant' needs --quality, and nothing that limits the rate.")
     lowest, highest = min_quality or 0.0, 63.0 if max_quality is None else max_quality
     if lowest > highest:
         raise typer.BadParameter(
             f"--min-quality {lowest:g} is above --max-quality {highest:g}: the first must be the lower one."
         )
-    return RateTarget(bitrate, size, controller or DEFAULT_CONTROLLER, lowest, highest, gop_weights, rqnet)
+    if quality is not None and max_quality is not None:
+        raise typer.BadParameter("--quality is the highest level already: leave out --max-quality.")
+    if quality is not None and lowest > quality:
+        raise typer.BadParameter(f"--min-quality {lowest:g} is above --quality {quality:g}.")
+    if bitrate is not None and buffer is not None and buffer.maxrate < bitrate:
+        raise typer.BadParameter(
+            f"--maxrate {buffer.maxrate:g} is below --bitrate {bitrate:g}: it must be at least that."
+        )
+    return RateTarget(
+        bitrate, size, quality, buffer, controller or DEFAULT_CONTROLLER, lowest, highest, gop_weights, rqnet
+    )

@@ -99,16 +99,23 @@ class ContainerWriter:
         """Where the file is until it is complete; None for a pipe."""
         return self._output.temporary_path
 
+    def carried_time(self, time: Fraction) -> Fraction:
+        """The time that a reader will see on the next frame, if it is written for ``time`` (seconds)."""
+        return exact_time(self._tick(time) * TICK, TICK, self._properties.frame_rate)
+
     def write(self, packet: VideoPacket) -> None:
         """Appends a frame and flushes it. Raises RqlvcError when its time does not grow."""
         if packet.time < 0 or (self._last is not None and packet.time <= self._last):
             raise RqlvcError(f"The frame at {float(packet.time):.6f} s does not come after the one before it.")
         self._copy(packet.time)
-        # Two frames less than a tick apart must not fall on the same one.
-        tick = max(round(packet.time / TICK), self._last_tick + 1)
+        tick = self._tick(packet.time)
         self._muxer.write(Block(VIDEO_TRACK, tick * TICK, packet.payload, packet.keyframe))
         self.payload_bytes += len(packet.payload)
         self._last, self._last_tick = packet.time, tick
+
+    def _tick(self, time: Fraction) -> int:
+        """Two frames less than a tick apart must not fall on the same one."""
+        return max(round(time / TICK), self._last_tick + 1)
 
     def close(self) -> None:
         """Completes the file and gives it its name."""
@@ -254,7 +261,7 @@ class ContainerReader:
             for block in self._demuxer.blocks():
                 if block.track != self._track.number:
                     continue
-                time = self._exact_time(block.time)
+                time = exact_time(block.time, self._demuxer.tick, self.header.properties.frame_rate)
                 if last is not None and time <= last:
                     raise DamagedError("time stamps run backwards")
                 yield VideoPacket(block.data, time, block.keyframe)
@@ -265,12 +272,11 @@ class ContainerReader:
         except (DamagedError, OSError) as error:
             self.truncated = f"{self._name} is cut or damaged at byte {self._demuxer.position}: {error}"
 
-    def _exact_time(self, time: Fraction) -> Fraction:
-        """The multiple of the frame period behind a time that the file could only hold rounded, where there is one."""
-        rate = self.header.properties.frame_rate
-        tick = self._demuxer.tick
-        exact = round(time * rate) / rate
-        return exact if round(exact / tick) == round(time / tick) else time
+
+def exact_time(time: Fraction, tick: Fraction, rate: Fraction) -> Fraction:
+    """The multiple of the frame period behind a time that the file could only hold rounded, where there is one."""
+    exact = round(time * rate) / rate
+    return exact if round(exact / tick) == round(time / tick) else time
 
 
 def _chain(first: list[VideoPacket], rest: Iterator[VideoPacket]) -> Iterator[VideoPacket]:

@@ -178,7 +178,7 @@ class BitBudget:
 
     def spend(self, result: FrameResult) -> None:
         """Book what the frame really cost."""
-        info, bits = result.info, result.bits
+        info, bits = result.info, result.bits if result.charged is None else result.charged
         # Where nothing says when the next intra frame comes, its extra bits are a debt like any other.
         planned = self.frames_left(info) is not None or info.frames_to_intra is not None or not info.intra
         self._planned += self._share if planned else self.frame_bits

@@ -76,6 +76,9 @@ class FrameResult:
     bits: int
     mse: float
     """Luma distortion on samples scaled to [0, 1]."""
+    charged: float | None = None
+    """Bits that the frame takes from the budget, where they are not its own: one that was left out in the end takes
+    none, and one after which the channel idled takes what the channel lost as well."""
 
 
 class Controller(Protocol):

@@ -1,0 +1,175 @@
+"""The decoder's buffer (VBV of MPEG-2, HRD of H.264): what it holds, how much of it a frame may take, and how to fit.
+
+A channel delivers ``maxrate`` bits per second into a buffer of ``size`` bits, and waits while it is full. The decoder
+takes each frame out whole at the frame's time stamp; the first when the buffer is full to ``initial`` of its size. A
+frame of which not all bits are there at its time is a violation (underflow). So between two frames the buffer gains
+the time between their stamps times the rate of the channel, whatever the frame rate is said to be. A full buffer is no
+violation: the channel idles, as a network does, and no stuffing is sent.
+
+Fullness is counted in fractions: what fits here fits in every later check of the file.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from rqlvc.errors import RqlvcError
+from rqlvc.rate.initial import INTER, INTRA
+from rqlvc.rate.models import LogarithmicModel, log_bits
+from rqlvc.rate.protocol import Decision, QualityRange, RatePoint
+
+INITIAL = 0.9
+"""Part of the buffer that is full when the first frame is taken, unless told otherwise (x264's default)."""
+RESERVE, RESERVE_FRAMES = 0.2, 1.5
+"""An inter frame is planned to leave this part of the buffer, and this many mean frames at least, for what follows."""
+STEP = 0.25
+"""Part of what is there beyond the reserve, or lacks, that one inter frame may spend or must save."""
+LARGEST = 0.8
+"""Part of the bits there that one frame is planned to take at most."""
+EASY = 0.5
+"""With a capped quality: part of the buffer that is never spent to keep the quality up when the cap is near."""
+USABLE = 0.7
+"""Credit that would need the buffer to fall below this part is not saved: the channel lost it while it idled."""
+TRIES = 4
+"""Encodes of one frame before the lowest level is tried."""
+AIM = 0.94
+"""A frame that is coded again aims at this part of its room: its law is only known by what was tried."""
+SAME_LOG_BITS = 1e-3
+SMALLEST_STEP = 0.25
+"""Quality levels between two tries, at least."""
+
+Policy = Literal["peak", "constant", "capped"]
+"""What the channel's rate is beside the target: a peak above an average; the target itself, so that what is not spent
+is lost; or a cap over a constant quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """``maxrate`` in bits per second, ``size`` in bits. Raises :class:`RqlvcError` for values that make no sense."""
+
+    maxrate: float
+    size: float
+    initial: float = INITIAL
+
+    def __post_init__(self) -> None:
+        for name, value in (("rate of the channel", self.maxrate), ("size of the buffer", self.size)):
+            if not (math.isfinite(value) and value > 0):
+                raise RqlvcError(f"the {name} must be above 0, not {value:g}.")
+        if not 0 < self.initial <= 1:
+            raise RqlvcError(f"the buffer starts full to a part above 0 and up to 1, not {self.initial:g}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A buffer at one moment."""
+
+    rate: Fraction
+    size: Fraction
+    fullness: Fraction
+    time: Fraction
+
+    @classmethod
+    def of(cls, buffer: Buffer) -> "Bucket":
+        """Before the first frame, whose time is 0."""
+        size = Fraction(buffer.size)
+        return cls(Fraction(buffer.maxrate), size, size * Fraction(buffer.initial), Fraction(0))
+
+    def at(self, time: Fraction) -> "Bucket":
+        """The same buffer at a later ``time`` (seconds), nothing taken."""
+        filled = self.fullness + self.rate * max(time - self.time, Fraction(0))
+        return replace(self, fullness=min(filled, self.size), time=time)
+
+    def taken(self, bits: int) -> "Bucket":
+        return replace(self, fullness=self.fullness - bits)
+
+    def with_rate(self, rate: float) -> "Bucket":
+        """From this moment on the channel delivers ``rate`` bits per second."""
+        return replace(self, rate=Fraction(rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a frame shall get, the buffer considered, before it is coded."""
+
+    quality: float
+    bits: float | None
+    """Expected at that quality; None where the controller has no curve."""
+
+
+def plan(
+    decision: Decision, bucket: Bucket, frame_bits: float, *, intra: bool, limits: QualityRange, policy: Policy
+) -> Plan:
+    """Keep the expected bits of a frame to what the buffer can spare. ``frame_bits`` is what the channel brings during
+    a mean frame; ``bucket`` is at the frame's time."""
+    curve = _curve(decision, intra)
+    if curve is None:
+        return Plan(decision.quality, None)
+    full, size = float(bucket.fullness), float(bucket.size)
+    spare = full - max(RESERVE * size, RESERVE_FRAMES * frame_bits)
+    most = LARGEST * full if intra else min(LARGEST * full, frame_bits + STEP * spare)
+    quality = decision.quality
+    if policy == "capped" and curve.bits(limits.maximum) <= full - EASY * size + (0 if intra else frame_bits):
+        return Plan(limits.maximum, curve.bits(limits.maximum))
+    expected = curve.bits(quality)
+    if expected > most:
+        quality = limits.clip(min(curve.quality(max(most, 1.0)), quality))
+    elif policy == "constant" and expected < full + frame_bits - size:
+        quality = limits.clip(max(curve.quality(full + frame_bits - size), quality))
+    return Plan(quality, curve.bits(quality))
+
+
+def _curve(decision: Decision, intra: bool) -> LogarithmicModel | None:
+    """The controller's curve of the frame, or one of the usual slope through what it expects; None without either."""
+    if decision.alpha is not None and decision.beta is not None:
+        return LogarithmicModel(decision.alpha, decision.beta)
+    if decision.target_bits is None:
+        return None
+    return (INTRA if intra else INTER).through(RatePoint(decision.quality, decision.target_bits))
+
+
+def lost_credit(credit: float, bucket: Bucket) -> float:
+    """Bits saved against the channel's rate that the buffer can not give back any more."""
+    return max(credit - max(float(bucket.fullness - Fraction(USABLE) * bucket.size), 0.0), 0.0)
+
+
+def fit(
+    cost: Callable[[float], int],
+    quality: float,
+    *,
+    room: float,
+    least: float = 0.0,
+    limits: QualityRange,
+    alpha: float | None = None,
+    intra: bool = False,
+) -> float | None:
+    """A level at which a frame costs at most ``room`` bits and, where that can be, at least ``least``.
+
+    ``cost`` codes the frame at a level; it is asked ``TRIES`` times at most, ``quality`` first, and then for the lowest
+    level if nothing fitted. None when that does not fit either. ``alpha`` of Q = alpha * ln R + beta is where the
+    search starts from; then it knows the frame itself.
+    """
+    slope = alpha or (INTRA if intra else INTER).alpha
+    aim = max(AIM * room, (least + room) / 2)
+    fits: RatePoint | None = None
+    over: RatePoint | None = None
+    for _ in range(TRIES):
+        tried = RatePoint(quality, cost(quality))
+        if tried.bits > room:
+            over = tried
+        elif fits is None or tried.bits > fits.bits:
+            fits = tried
+        wanting = tried.bits > room or tried.bits < least
+        if not wanting or quality == (limits.minimum if tried.bits > room else limits.maximum):
+            break
+        bracket = fits is not None and over is not None and fits.quality < over.quality  # costs need not rise
+        if fits is not None and over is not None and bracket:
+            slope = (over.quality - fits.quality) / max(log_bits(over.bits) - log_bits(fits.bits), SAME_LOG_BITS)
+        step = slope * (log_bits(aim) - log_bits(tried.bits))
+        quality = limits.clip(quality + math.copysign(max(abs(step), SMALLEST_STEP), step))
+        if fits is not None and over is not None and bracket and not fits.quality < quality < over.quality:
+            quality = (fits.quality + over.quality) / 2
+    if fits is not None:
+        return fits.quality
+    return limits.minimum if cost(limits.minimum) <= room else None
