@@ -1,9 +1,13 @@
 """The decoder's buffer: never a frame that comes late, whatever the content, the buffer and the target."""
 
+import contextlib
 import math
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +17,19 @@ from hypothesis import strategies as st
 
 from conftest import CommandLine, make_clip, read_frames, same_picture
 from rqlvc.codec.protocol import EncodedFrame
-from rqlvc.control import RateTarget
+from rqlvc.control import RateSchedule, RateTarget
 from rqlvc.decoder import Decoder
 from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.buffer_check import check_buffer
 from rqlvc.evaluation.metrics import psnr_y
+from rqlvc.media.container import ContainerReader
 from rqlvc.media.frame import Frame
 from rqlvc.rate.buffer import TRIES, Buffer, fit
 from rqlvc.rate.protocol import QualityRange
 from rqlvc.rate.registry import make_controller
 from simulated_codec import SEQUENCES, Law, SimulatedCodec, Simulation
-from test_cli import assert_sentence, lines_of
+from test_cli import assert_sentence, lines_of, y4m_of
 from test_sessions import noise
 from toy_codec import ToyCodec
 
@@ -38,13 +43,14 @@ def encode_simulated(
     keyint: int | None = 32,
     times: Sequence[Fraction] | None = None,
     controller: str = "adaptive",
+    end_known: bool = True,
 ) -> list[FrameStats]:
     """What a session makes of a simulation, without predictions."""
     codec = SimulatedCodec(simulation)
     rate = Fraction(simulation.framerate)
     times = times or [index / rate for index in range(simulation.frames)]
     limits = QualityRange(target.min_quality, target.max_quality if target.quality is None else target.quality)
-    known = None if target.quality is not None else simulation.frames
+    known = simulation.frames if end_known and target.quality is None else None
     made = make_controller(
         controller,
         bitrate=target.bits_per_second(simulation.framerate, simulation.frames),
@@ -61,15 +67,24 @@ def encode_simulated(
         limits=limits,
         buffer=target.buffer,
         policy=target.policy,
+        max_drops=target.max_drops,
         frame_rate=simulation.framerate,
     )
-    frames = codec.frames(times)
-    return [encoder.encode(frame, frames_left=len(frames) - frame_index)[1] for frame_index, frame in enumerate(frames)]
+    stats = []
+    schedule = list(target.schedule)
+    for index, frame in enumerate(codec.frames(times)):
+        while schedule and schedule[0][0] <= frame.time:
+            since, bitrate = schedule.pop(0)
+            encoder.set_rates(bitrate, simulation.framerate, time=since)
+        if not encoder.drops(frame.time):
+            stats.append(encoder.encode(frame, frames_left=len(times) - index if end_known else None)[1])
+    return stats
 
 
-def late(stats: Sequence[FrameStats], times: Sequence[Fraction], buffer: Buffer) -> int:
-    packets = [(time, each.bits) for time, each in zip(times, stats, strict=True)]
-    return len(check_buffer(packets, buffer.maxrate, buffer.size, buffer.initial).violations)
+def late(stats: Sequence[FrameStats], times: Sequence[Fraction], buffer: Buffer, schedule: RateSchedule = ()) -> int:
+    exact = {float(time): time for time in times}
+    packets = [(exact[each.time], each.bits) for each in stats]
+    return len(check_buffer(packets, buffer.maxrate, buffer.size, buffer.initial, schedule).violations)
 
 
 laws = st.builds(
@@ -102,6 +117,8 @@ simulations = st.builds(
     keyint=st.none() | st.integers(1, 40),
     gaps=st.lists(st.integers(1, 400), min_size=60, max_size=60) | st.none(),
     controller=st.sampled_from(["adaptive", "no-rqnet", "pi", "icassp24", "tip14"]),
+    changes=st.lists(st.tuples(st.integers(0, 3000), st.floats(0.05, 5)), max_size=4, unique_by=lambda each: each[0]),
+    max_drops=st.integers(0, 3),
 )
 def test_no_frame_ever_comes_late(
     simulation: Simulation,
@@ -114,12 +131,19 @@ def test_no_frame_ever_comes_late(
     keyint: int | None,
     gaps: list[int] | None,
     controller: str,
+    changes: list[tuple[int, float]],
+    max_drops: int,
 ) -> None:
+    schedule: RateSchedule = ()
+    if quality is None and changes:  # a constant rate that changes
+        peak, schedule = 1.0, tuple((Fraction(time, 1000), rate * factor) for time, factor in sorted(changes))
     buffer = Buffer(rate * peak, rate * peak * seconds, initial)
     target = RateTarget(
         bitrate=rate if quality is None else None,
         quality=quality,
         buffer=buffer,
+        schedule=schedule,
+        max_drops=max_drops,
         min_quality=min(lowest, quality if quality is not None else 63.0),
     )
     times = [index / Fraction(simulation.framerate) for index in range(simulation.frames)]
@@ -132,7 +156,9 @@ def test_no_frame_ever_comes_late(
             encode_simulated(simulation, target, keyint=keyint, times=times, controller=controller)
         return
     stats = encode_simulated(simulation, target, keyint=keyint, times=times, controller=controller)
-    assert late(stats, times, buffer) == 0
+    assert late(stats, times, buffer, schedule) == 0
+    coded = [times.index(next(time for time in times if float(time) == each.time)) for each in stats]
+    assert all(after - before <= max_drops + 1 for before, after in pairwise(coded))
     assert all((each.bits == 0) == each.skipped for each in stats)
     assert all(each.buffer is not None and each.buffer >= 0 and each.encodes <= TRIES + 1 for each in stats)
 
@@ -188,6 +214,24 @@ def test_a_quality_is_constant_until_the_cap_bites() -> None:
     assert qualities[125:240].max() < 35.0  # the cap bites
     spent = sum(each.bits for each in stats[170:240]) / 70 * simulation.framerate
     assert 0.9 * buffer.maxrate < spent < 1.3 * buffer.maxrate  # and is made use of
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("name", ["steady", "talking", "bent"])
+def test_a_live_stream_follows_its_bandwidth(name: str, factor: float) -> None:
+    simulation = replace(SEQUENCES[name], frames=240)
+    rate = 0.1 * simulation.pixels * simulation.framerate
+    change = Fraction(3)
+    target = RateTarget(bitrate=rate, buffer=Buffer(rate, rate / 4), schedule=((change, factor * rate),))
+    stats = encode_simulated(simulation, target, keyint=None, end_known=False)
+    times = [index / Fraction(simulation.framerate) for index in range(simulation.frames)]
+    assert late(stats, times, Buffer(rate, rate / 4), target.schedule) == 0
+    assert [each.type for each in stats].count("I") == 1 and not any(each.skipped for each in stats)
+    bits = np.array([each.bits for each in stats])
+    second = round(simulation.framerate)
+    settled = range(3 * second + second // 2, simulation.frames - second)
+    windows = np.array([bits[start : start + second].sum() for start in settled])
+    assert windows == pytest.approx(factor * rate, rel=0.1)
 
 
 class Floods(ToyCodec):
@@ -257,6 +301,66 @@ def test_files_pass_the_independent_check(
     assert len(read_frames(decoded)) == 72
 
 
+def test_a_schedule_is_followed_and_checked(rqlvc: CommandLine, uneven_clip: Path, tmp_path: Path) -> None:
+    coded, again, schedule = tmp_path / "coded.mkv", tmp_path / "again.mkv", tmp_path / "rates.csv"
+    schedule.write_text("# seconds, bits per second\n\n1.2, 300k\n2.51,600k  # recovered\n")
+    channel = ("--maxrate", "600k", "--bufsize", "150k", "--rate-schedule", schedule)
+    options = ("--codec", "toy", "--bitrate", "600k", "--max-drops", "2", *channel, "--json")
+    encoding = rqlvc("encode", uneven_clip, "-o", coded, *options)
+    assert encoding.returncode == 0, encoding.stderr.decode()
+    summary = lines_of(encoding)[-1]
+    duration = summary["duration"]
+    assert summary["target_bitrate"] == pytest.approx(600_000 - 300_000 * (2.51 - 1.2) / duration)
+    assert -20 < summary["error_percent"] < 2  # the pause is longer than the buffer, and the channel idled
+    assert summary["frames"] + summary["dropped_frames"] == 72
+    assert rqlvc("info", coded, "--verify-buffer", *channel).returncode == 0
+    assert rqlvc("encode", uneven_clip, "-o", again, *options).returncode == 0
+    assert again.read_bytes() == coded.read_bytes()
+
+
+def test_a_pipe_gets_every_frame_before_the_next_is_there(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:
+    video = y4m_of(clip, tmp_path / "clip.y4m")
+    header, *pictures = video.split(b"FRAME\n")
+    live = rqlvc.start("encode", "-", "-o", "-", "--codec", "toy", "--bitrate", "900k", "--low-latency")
+    assert live.stdin is not None and live.stdout is not None
+    os.set_blocking(live.stdout.fileno(), False)
+    stream, sizes = b"", []
+    for index, picture in enumerate(pictures):
+        live.stdin.write((header if index == 0 else b"") + b"FRAME\n" + picture)
+        live.stdin.flush()
+        deadline = time.monotonic() + 30
+        while len(sizes) <= index and time.monotonic() < deadline:
+            stream += live.stdout.read() or b""
+            whole = tmp_path / "so_far.mkv"
+            whole.write_bytes(stream)
+            with contextlib.suppress(RqlvcError), ContainerReader(str(whole)) as container:
+                sizes = [len(packet.payload) for packet in container]
+            time.sleep(0.01)
+        assert len(sizes) == index + 1  # nothing more was fed
+    live.stdin.close()
+    assert live.wait(30) == 0
+    assert live.stderr is not None and b"12 frames" in live.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        ("", "empty"),
+        ("1,fast", "line 1"),
+        ("1,500k\n1,600k", "times must rise"),
+        ("1;500k", "line 1"),
+        ("-1,5k", "line 1"),
+    ],
+)
+def test_a_schedule_without_sense_is_one_sentence(
+    rqlvc: CommandLine, clip: Path, tmp_path: Path, lines: str, word: str
+) -> None:
+    schedule = tmp_path / "rates.csv"
+    schedule.write_text(lines)
+    options = ("--codec", "toy", "--bitrate", "500k", "--rate-schedule", schedule)
+    assert_sentence(rqlvc("encode", clip, "-o", tmp_path / "out.mkv", *options), word, code=2)
+
+
 def test_a_violation_is_found_and_named(rqlvc: CommandLine, coded: Path) -> None:
     finished = rqlvc("info", coded, "--verify-buffer", "--maxrate", "50k", "--bufsize", "20k")
     assert finished.returncode == 1
@@ -277,4 +381,8 @@ def test_what_cannot_be_buffered_is_one_sentence(rqlvc: CommandLine, clip: Path,
     assert_sentence(rqlvc(*encode, *small, "--bufinit", "1.5"), "no part of a buffer", code=2)
     capped = ("--quality", "30", "--maxrate", "90k", "--bufsize", "50k")
     assert_sentence(rqlvc(*encode, *capped, "--max-quality", "40"), "--max-quality", code=2)
+    live = ("--bitrate", "90k", "--low-latency", "--keyint", "20")
+    assert_sentence(rqlvc(*encode, *live), "--low-latency needs", code=2)
+    assert_sentence(rqlvc(*encode, "--bitrate", "90k", "--max-drops", "2"), "--max-drops needs a buffer", code=2)
+    assert_sentence(rqlvc(*encode, "--bitrate", "90k", "--rate-schedule", "no.csv"), "no.csv cannot be read", code=2)
     assert_sentence(rqlvc("info", clip, "--verify-buffer"), "--maxrate", code=2)

@@ -5,6 +5,8 @@ Sessions meet a predictor here: RQNet, loaded only when the controller wants it,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,6 +21,10 @@ from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry
 
 CURVE_QUALITIES = (10.0, 27.0, 43.0, 60.0)
 """Where a frame's rate-quality curve is sampled (RQ-LVC, Table 4)."""
+
+
+RateSchedule = tuple[tuple[Fraction, float], ...]
+"""From each time in seconds on, a bitrate in bits per second; times rise."""
 
 
 class Predictor(Protocol):
@@ -49,8 +55,11 @@ class RateTarget:
     """What a whole stream may cost: ``bitrate`` in bits per second, or ``size`` in bytes of its video packets, or what
     ``quality`` costs as long as the channel of ``buffer`` can carry it.
 
-    The decoder's ``buffer`` never runs empty, whatever the target. Where its channel is no faster than ``bitrate``,
-    the rate is constant: bits that are not spent in time are lost.
+    ``bitrate`` holds until the first time of ``schedule``, if there is one. The decoder's ``buffer`` never runs empty,
+    whatever the target. Where its channel is no faster than ``bitrate``, the rate is constant: bits that are not spent
+    in time are lost, and the channel follows ``schedule``. Up to ``max_drops`` frames in succession may be left out
+    where the buffer is low.
+
     ``min_quality`` and ``max_quality`` (in [0, 63], 63 is best) are taken to the 1/64 steps that packets carry.
     ``gop_weights`` are the relative bits of the inter frames of a miniGOP, None for the usual ones. ``rqnet`` is a
     weights file to use instead of the shipped one. Raises :class:`RqlvcError` for values that make no sense.
@@ -60,6 +69,8 @@ class RateTarget:
     size: int | None = None
     quality: float | None = None
     buffer: Buffer | None = None
+    schedule: RateSchedule = ()
+    max_drops: int = 0
     controller: str = DEFAULT_CONTROLLER
     min_quality: float = QUALITY_MIN
     max_quality: float = QUALITY_MAX
@@ -78,7 +89,20 @@ class RateTarget:
             )
         if self.size is not None and self.size < 1:
             raise RqlvcError(f"the target size must be at least 1 byte, not {self.size}.")
+        if self.schedule and self.bitrate is None:
+            raise RqlvcError("a schedule of bitrates begins with a bitrate: give one.")
+        if self.schedule and self.buffer is not None and self.buffer.maxrate != self.bitrate:
+            raise RqlvcError("with a schedule of bitrates the channel follows it: give a maxrate equal to the bitrate.")
+        if self.max_drops and self.buffer is None:
+            raise RqlvcError("frames are dropped where a buffer is low: give one, or drop none.")
         QualityRange(self.min_quality, self.max_quality)
+
+    def mean_bitrate(self, duration: float) -> float:
+        """Bits per second to hit over ``duration`` seconds, as ``schedule`` has it. Needs a ``bitrate``."""
+        assert self.bitrate is not None
+        steps = [(0.0, self.bitrate), *((float(time), rate) for time, rate in self.schedule), (duration, 0.0)]
+        spans = ((min(end, duration) - min(start, duration), rate) for (start, rate), (end, _) in pairwise(steps))
+        return sum(span * rate for span, rate in spans) / duration
 
     @property
     def policy(self) -> Policy:

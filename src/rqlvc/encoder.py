@@ -6,6 +6,7 @@ puts a reader before it and a Matroska file behind it.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,7 +21,7 @@ from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
-from rqlvc.rate.buffer import LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.buffer import DROP_BELOW, LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.summary import FrameStats, Summary, Totals
 
@@ -36,8 +37,9 @@ __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
 
 class Encoder:
-    """Codes frames one after the other, with an intra frame every ``keyint`` frames (None: the first alone).
+    """Codes frames one after the other, with an intra frame every ``keyint`` frames.
 
+    With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
     ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``: one that
     would is coded again at a lower level, never below those of ``limits``, and is left out where not even the lowest
     fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the time stamps of frames
@@ -54,6 +56,7 @@ class Encoder:
         limits: QualityRange = _WHOLE_RANGE,
         buffer: Buffer | None = None,
         policy: Policy = "peak",
+        max_drops: int = 0,
         frame_rate: float = 30.0,
     ) -> None:
         if keyint is not None and keyint < 1:
@@ -64,6 +67,8 @@ class Encoder:
         self.predictor = predictor
         self.limits = limits
         self.policy = policy
+        self.max_drops = max_drops
+        """Frames in succession that :meth:`drops` may leave out."""
         self.frame_rate = frame_rate
         """Frames per second, as the buffer is planned; what it really gains is told by the time stamps."""
         self.bucket = None if buffer is None else Bucket.of(buffer)
@@ -75,18 +80,33 @@ class Encoder:
         self.last: FrameResult | None = None
         """What the frame coded last cost."""
         self._position = 0
+        self._dropped = 0  # in succession
         self._credit = 0.0  # bits of the channel that were not spent, as far as they can be
 
-    def set_rates(self, bitrate: float, framerate: float, *, maxrate: float | None = None) -> None:
-        """From the frame coded last on, another ``bitrate`` (bits per second) and ``framerate`` (frames per second).
+    def set_rates(
+        self, bitrate: float, framerate: float, *, maxrate: float | None = None, time: Fraction | None = None
+    ) -> None:
+        """From now on another ``bitrate`` (bits per second) and ``framerate`` (frames per second).
 
-        The channel of a buffer delivers ``maxrate`` from then on, which is ``bitrate`` unless told otherwise. The
-        buffer keeps its size in bits. Raises :class:`RqlvcError` for rates that are not positive.
+        The channel of a buffer delivers ``maxrate`` from ``time`` (seconds) on, which are ``bitrate`` and the time of
+        the frame coded last unless told otherwise. The buffer keeps its size in bits. Raises :class:`RqlvcError` for
+        rates that are not positive.
         """
         self.controller.set_rates(bitrate, framerate)
         self.frame_rate = framerate
         if self.bucket is not None:
-            self.bucket = self.bucket.with_rate(bitrate if maxrate is None else maxrate)
+            now = self.bucket if time is None else self.bucket.at(max(time, self.bucket.time))
+            self._credit += float(self.bucket.rate * (now.time - self.bucket.time))
+            self.bucket = now.with_rate(bitrate if maxrate is None else maxrate)
+
+    def drops(self, time: Fraction) -> bool:
+        """Whether a frame at ``time`` (seconds) had better not be coded, so that the buffer recovers; it is counted.
+
+        Never the first, and never more than ``max_drops`` in succession.
+        """
+        low = self.bucket is not None and self.bucket.at(time).fullness < Fraction(DROP_BELOW) * self.bucket.size
+        self._dropped = self._dropped + 1 if low and self.index and self._dropped < self.max_drops else 0
+        return self._dropped > 0
 
     def encode(self, frame: Frame, *, frames_left: int | None = None) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known.
@@ -147,7 +167,7 @@ class Encoder:
             intra=intra,
             position=position,
             pixels=frame.width * frame.height,
-            frames_left=None if self.policy == "capped" else frames_left,
+            frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             points=self._points(frame, intra),
         )
@@ -202,7 +222,7 @@ def encode_file(
     codec: Codec,
     control: Controller | RateTarget,
     *,
-    keyint: int = DEFAULT_KEYINT,
+    keyint: int | None = DEFAULT_KEYINT,
     start: int = 0,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
@@ -231,13 +251,15 @@ def encode_file(
         for message in reader.warnings:
             on_warning(message)
         target: Control | None = None
-        pace: _Pace | None = None
+        follower: _Follower | None = None
         if isinstance(control, RateTarget):
             target = open_control(control, codec, reader.properties, reader.frame_count, on_warning)
             if target.policy != "capped":
                 on_target(target.bitrate)
                 totals.limits = target.quality
-            pace = None if control.size is not None else _Pace(float(reader.properties.frame_rate))
+            frame_rate_now = float(reader.properties.frame_rate)
+            if control.size is None:
+                follower = _Follower(target.bitrate, frame_rate_now, deque(control.schedule))
             encoder = Encoder(
                 codec,
                 target.controller,
@@ -246,7 +268,8 @@ def encode_file(
                 limits=target.quality,
                 buffer=control.buffer,
                 policy=target.policy,
-                frame_rate=float(reader.properties.frame_rate),
+                max_drops=control.max_drops,
+                frame_rate=frame_rate_now,
             )
         else:
             encoder = Encoder(codec, control, keyint=keyint)
@@ -259,12 +282,14 @@ def encode_file(
             with ContainerWriter(
                 output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
             ) as container:
-                for frame in chain([first], reader):
-                    frames_left = None if reader.frame_count is None else max(reader.frame_count - encoder.index, 1)
+                for number, frame in enumerate(chain([first], reader)):
+                    frames_left = None if reader.frame_count is None else max(reader.frame_count - number, 1)
                     picture = replace(frame, time=container.carried_time(frame.time - first.time))
-                    if pace is not None and target is not None and pace.follow(encoder.index, picture.time):
-                        maxrate = None if target.buffer is None else target.buffer.maxrate
-                        encoder.set_rates(target.bitrate, pace.frame_rate, maxrate=maxrate)
+                    if follower is not None:
+                        follower.follow(encoder, picture.time, on_target)
+                    if encoder.drops(picture.time):
+                        totals.dropped += 1
+                        continue
                     packet, stats = encoder.encode(picture, frames_left=frames_left)
                     container.write(packet)
                     totals.add(stats)
@@ -278,8 +303,12 @@ def encode_file(
             on_warning(message)
         name = (container.temporary_path if interrupted else None) or output
         bitrate = None if target is None or target.policy == "capped" else target.bitrate
-        if isinstance(control, RateTarget) and control.size is not None and not interrupted:
-            bitrate = 8 * control.size / totals.duration(reader.properties)  # the number of frames was an estimate
+        if isinstance(control, RateTarget):
+            duration = totals.duration(reader.properties)
+            if control.size is not None and not interrupted:
+                bitrate = 8 * control.size / duration  # the number of frames was an estimate
+            elif control.schedule:
+                bitrate = control.mean_bitrate(duration)
         overhead_bits = 8 * container.overhead_bytes
         summary = totals.summary(name, reader.properties, codec, bitrate, overhead_bits, elapsed, interrupted)
         for warning in (totals.out_of_reach(summary), totals.skipping(summary)):
@@ -289,20 +318,25 @@ def encode_file(
 
 
 @dataclass(slots=True)
-class _Pace:
-    """The frame rate that a controller works with, kept to that of the time stamps: a video may skip frames."""
+class _Follower:
+    """The rates that a session works with: the bitrate as a schedule has it, and the frame rate of the time stamps,
+    for a video may skip frames, and an encoder may drop some."""
 
+    bitrate: float
     frame_rate: float
+    schedule: deque[tuple[Fraction, float]]
 
-    def follow(self, index: int, time: Fraction) -> bool:
-        """Whether the mean rate of the ``index`` frames up to ``time`` (seconds) has become another."""
-        if index < PACE_FRAMES or time <= 0:
-            return False
-        mean = index / float(time)
-        if abs(mean / self.frame_rate - 1) <= PACE_CHANGE:
-            return False
-        self.frame_rate = mean
-        return True
+    def follow(self, encoder: Encoder, time: Fraction, on_target: Callable[[float], None]) -> None:
+        """Tell ``encoder`` what has become another by ``time`` (seconds), that of its next frame."""
+        while self.schedule and self.schedule[0][0] <= time:
+            since, self.bitrate = self.schedule.popleft()
+            encoder.set_rates(self.bitrate, self.frame_rate, time=since)
+            on_target(self.bitrate)
+        mean = encoder.index / float(time) if time > 0 else self.frame_rate
+        if encoder.index >= PACE_FRAMES and abs(mean / self.frame_rate - 1) > PACE_CHANGE:
+            self.frame_rate = mean
+            maxrate = None if encoder.bucket is None else float(encoder.bucket.rate)
+            encoder.set_rates(self.bitrate, mean, maxrate=maxrate)
 
 
 class _Attempt(NamedTuple):

@@ -75,6 +75,8 @@ class Summary:
     """Identity of the codec's weights."""
     skipped_frames: int
     """Frames that did not fit at the lowest quality allowed and repeat the picture before."""
+    dropped_frames: int
+    """Frames of the source that were left out so that the buffer recovers; no other figure counts them."""
     recoded_frames: int
     """Frames that were coded more than once."""
     buffer_lowest: float | None
@@ -108,6 +110,7 @@ class Totals:
     psnr_yuv: float = 0.0
     last_time: float = 0.0
     skipped: int = 0
+    dropped: int = 0
     recoded: int = 0
     buffer_lowest: float | None = None
 
@@ -163,6 +166,7 @@ class Totals:
             codec=codec.name,
             model=codec.identity,
             skipped_frames=self.skipped,
+            dropped_frames=self.dropped,
             recoded_frames=self.recoded,
             buffer_lowest=self.buffer_lowest,
             output=output,

@@ -35,6 +35,7 @@ from rqlvc.cli.rate_options import (
     MaxRate,
     MinQuality,
     Quality,
+    RateScheduleFile,
     RQNetWeights,
     TargetSize,
     check_one_target,
@@ -45,6 +46,9 @@ from rqlvc.cli.rate_options import (
 
 if TYPE_CHECKING:
     from rqlvc.summary import FrameStats, Summary
+
+LOW_LATENCY_SECONDS = 0.25
+"""Of the channel, in the buffer of ``--low-latency``."""
 
 
 def encode(
@@ -60,7 +64,21 @@ def encode(
     min_quality: MinQuality = None,
     max_quality: MaxQuality = None,
     gop_weights: GopWeights = None,
-    keyint: Annotated[int, typer.Option(min=1, help="An intra frame (keyframe) every so many frames.")] = 32,
+    keyint: Annotated[
+        int | None, typer.Option(min=1, help="An intra frame (keyframe) every so many frames.  [default: 32]")
+    ] = None,
+    low_latency: Annotated[
+        bool,
+        typer.Option(
+            "--low-latency",
+            help="For calls: only the first frame is intra, nothing is saved for later frames, and unless told "
+            "otherwise the rate is constant with a buffer of a quarter second.",
+        ),
+    ] = False,
+    rate_schedule: RateScheduleFile = None,
+    max_drops: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Leave out up to N frames in succession where the buffer is low.")
+    ] = 0,
     frames: FrameCount = None,
     start: Annotated[int, typer.Option(min=0, help="Skip this many frames first.")] = 0,
     size: Annotated[
@@ -92,23 +110,39 @@ def encode(
     Audio and subtitles are copied. Ctrl-C keeps the frames coded so far, in OUT.part.mkv for OUT.mkv.
     """
     check_one_target(quality, bitrate, target_size)
+    if low_latency:
+        if bitrate is None or keyint is not None:
+            raise typer.BadParameter("--low-latency needs --bitrate, and has no --keyint.")
+        if maxrate is None and bufsize is None:
+            maxrate, bufsize = bitrate, LOW_LATENCY_SECONDS * bitrate
     buffer = decoder_buffer(maxrate, bufsize, bufinit)
     if quality is not None and buffer is None:
-        rate_options = {"--min-quality": min_quality, "--max-quality": max_quality, "--gop-weights": gop_weights}
+        rate_options: dict[str, object] = {"--rate-schedule": rate_schedule, "--max-drops": max_drops or None}
+        rate_options |= {"--min-quality": min_quality, "--max-quality": max_quality, "--gop-weights": gop_weights}
         check_quality_alone(controller, rate_options | {"--rqnet": rqnet})
     if Path(output).suffix.lower() not in ("", ".mkv"):
         raise typer.BadParameter(f"the coded file is Matroska: give it a name that ends in .mkv, not {output}.")
     target = None
     if quality is None or buffer is not None:
         target = rate_target(
-            bitrate, target_size, quality, buffer, controller, min_quality, max_quality, gop_weights, rqnet
+            bitrate,
+            target_size,
+            quality,
+            buffer,
+            rate_schedule,
+            max_drops,
+            controller,
+            min_quality,
+            max_quality,
+            gop_weights,
+            rqnet,
         )
     check_files(source, output, overwrite=overwrite, json=json)
     if stats is not None:
         check_output(stats, overwrite=overwrite, inputs=(source, output))
 
     from rqlvc.codec.registry import load_codec
-    from rqlvc.encoder import encode_file
+    from rqlvc.encoder import DEFAULT_KEYINT, encode_file
     from rqlvc.rate.constant import Constant
 
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
@@ -132,7 +166,7 @@ def encode(
             output,
             loaded,
             target or Constant(quality or 0.0),
-            keyint=keyint,
+            keyint=None if low_latency else keyint or DEFAULT_KEYINT,
             start=start,
             frames=frames,
             size=size,
@@ -166,6 +200,8 @@ def _sentence(summary: "Summary", target_size: int | None) -> str:
         )
     if summary.buffer_lowest is not None:
         parts.append(f"buffer never below {summary.buffer_lowest / 1000:.1f} kbit")
+    if summary.dropped_frames:
+        parts.append(f"{summary.dropped_frames} frames dropped")
     if summary.skipped_frames:
         parts.append(f"{summary.skipped_frames} frames skipped")
     parts += [

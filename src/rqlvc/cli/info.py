@@ -9,7 +9,7 @@ import typer
 
 from rqlvc.cli.console import print_json, say
 from rqlvc.cli.options import EXIT_FAILURE, PIPE, Json
-from rqlvc.cli.rate_options import BufInit, BufSize, MaxRate, decoder_buffer
+from rqlvc.cli.rate_options import BufInit, BufSize, MaxRate, RateScheduleFile, decoder_buffer
 from rqlvc.errors import RqlvcError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def info(
     maxrate: MaxRate = None,
     bufsize: BufSize = None,
     bufinit: BufInit = None,
+    rate_schedule: RateScheduleFile = None,
     json: Json = False,
 ) -> None:
     """Say what a coded file holds: model, geometry, frames, bits.
@@ -62,7 +63,7 @@ def info(
     Exit code 1 when the file is cut, and when --verify-buffer finds a frame that comes late.
     """
     buffer = decoder_buffer(maxrate, bufsize, bufinit)
-    if verify_buffer != (buffer is not None):
+    if verify_buffer != (buffer is not None) or (rate_schedule and not verify_buffer):
         raise typer.BadParameter("--verify-buffer goes with --maxrate and --bufsize: give all of them or none.")
 
     from pathlib import Path
@@ -79,7 +80,7 @@ def info(
         stream = measure(container, packets)
         if buffer is not None:
             costs = [(packet.time, packet.bits) for packet in packets]
-            report = check_buffer(costs, buffer.maxrate, buffer.size, buffer.initial)
+            report = check_buffer(costs, buffer.maxrate, buffer.size, buffer.initial, rate_schedule or ())
     if json:
         print_json("info", asdict(stream) | {"buffer": None if report is None else asdict(report)})
     else:

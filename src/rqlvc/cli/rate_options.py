@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +69,38 @@ def parse_fullness(text: str) -> float:
     if not 0 < part <= 1:
         raise typer.BadParameter(f"'{text}' is no part of a buffer: give a number above 0 and up to 1, such as 0.9.")
     return part
+
+
+class Schedule(tuple[tuple[Fraction, float], ...]):
+    """From each time (seconds) on, a bitrate (bits per second). (Typer would read a plain tuple as arguments.)"""
+
+
+def parse_schedule(path: str) -> Schedule:
+    """The lines ``SECONDS,BITRATE`` of a file, such as ``12.5,800k``; empty lines and ``#`` comments are left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise typer.BadParameter(f"the schedule {path} cannot be read: {reason}.") from error
+    entries: list[tuple[Fraction, float]] = []
+    for number, line in enumerate(lines, 1):
+        content = line.partition("#")[0].strip()
+        if not content:
+            continue
+        seconds, _, rate = (part.strip() for part in content.partition(","))
+        bitrate = _amount(rate)
+        try:
+            time = Fraction(seconds)
+        except (ValueError, ZeroDivisionError):
+            time = Fraction(-1)
+        if bitrate is None or time < 0:
+            raise typer.BadParameter(f"line {number} of {path} is not SECONDS,BITRATE, such as 12.5,800k: {content!r}.")
+        if entries and time <= entries[-1][0]:
+            raise typer.BadParameter(f"line {number} of {path} is not later than the one before: times must rise.")
+        entries.append((time, bitrate))
+    if not entries:
+        raise typer.BadParameter(f"the schedule {path} is empty: write lines SECONDS,BITRATE, such as 12.5,800k.")
+    return Schedule(entries)
 
 
 class Weights(tuple[float, ...]):
@@ -153,6 +186,15 @@ BufInit = Annotated[
         help="Part of the buffer that is full when the first frame is taken from it.  [default: 0.9]",
     ),
 ]
+RateScheduleFile = Annotated[
+    Schedule | None,
+    typer.Option(
+        "--rate-schedule",
+        parser=parse_schedule,
+        metavar="FILE",
+        help="Lines SECONDS,BITRATE: from that time of the coded video on, another bitrate, and another channel.",
+    ),
+]
 RQNetWeights = Annotated[
     Path | None,
     typer.Option(
@@ -203,6 +245,8 @@ def rate_target(
     size: int | None,
     quality: float | None,
     buffer: "Buffer | None",
+    schedule: Schedule | None,
+    max_drops: int,
     controller: str | None,
     min_quality: float | None,
     max_quality: float | None,
@@ -230,6 +274,24 @@ def rate_target(
         raise typer.BadParameter(
             f"--maxrate {buffer.maxrate:g} is below --bitrate {bitrate:g}: it must be at least that."
         )
+    if schedule and bitrate is None:
+        raise typer.BadParameter(
+            "--rate-schedule goes on from a bitrate: give --bitrate for the time before its lines."
+        )
+    if schedule and buffer is not None and buffer.maxrate != bitrate:
+        raise typer.BadParameter("with --rate-schedule the channel follows it: give a --maxrate equal to --bitrate.")
+    if max_drops and buffer is None:
+        raise typer.BadParameter("--max-drops needs a buffer: give --maxrate and --bufsize.")
     return RateTarget(
-        bitrate, size, quality, buffer, controller or DEFAULT_CONTROLLER, lowest, highest, gop_weights, rqnet
+        bitrate=bitrate,
+        size=size,
+        quality=quality,
+        buffer=buffer,
+        schedule=schedule or (),
+        max_drops=max_drops,
+        controller=controller or DEFAULT_CONTROLLER,
+        min_quality=lowest,
+        max_quality=highest,
+        gop_weights=gop_weights,
+        rqnet=rqnet,
     )

@@ -32,6 +32,8 @@ EASY = 0.5
 """With a capped quality: part of the buffer that is never spent to keep the quality up when the cap is near."""
 USABLE = 0.7
 """Credit that would need the buffer to fall below this part is not saved: the channel lost it while it idled."""
+DROP_BELOW = 0.2
+"""A frame whose time comes with less than this part in the buffer is dropped, where frames may be."""
 TRIES = 4
 """Encodes of one frame before the lowest level is tried."""
 AIM = 0.94
