@@ -23,6 +23,7 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.buffer import DROP_BELOW, LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
+from rqlvc.scenecut import MINIMUM_DISTANCE, is_cut
 from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
@@ -39,6 +40,7 @@ __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 class Encoder:
     """Codes frames one after the other, with an intra frame every ``keyint`` frames.
 
+    With ``scenecut``, a frame that begins another scene is intra as well, and the count starts again from it.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
     ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``: one that
     would is coded again at a lower level, never below those of ``limits``, and is left out where not even the lowest
@@ -52,6 +54,7 @@ class Encoder:
         controller: Controller,
         *,
         keyint: int | None = DEFAULT_KEYINT,
+        scenecut: bool = False,
         predictor: Predictor | RealEncodes | None = None,
         limits: QualityRange = _WHOLE_RANGE,
         buffer: Buffer | None = None,
@@ -64,6 +67,7 @@ class Encoder:
         self.codec = codec
         self.controller = controller
         self.keyint = keyint
+        self.scenecut = scenecut
         self.predictor = predictor
         self.limits = limits
         self.policy = policy
@@ -115,14 +119,16 @@ class Encoder:
         """
         started = time.perf_counter()
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
-        intra = self.state is None or self._position == self.keyint
-        attempt = self._attempt(frame, bucket, intra, frames_left)
+        cut = self.scenecut and self.reconstruction is not None and is_cut(frame, self.reconstruction)
+        new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
+        intra = self.state is None or self._position == self.keyint or new_scene
+        attempt = self._attempt(frame, bucket, intra, cut, frames_left)
         if attempt.level is None and self.state is None:
             assert bucket is not None
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            attempt = self._attempt(frame, bucket, intra, frames_left, attempt.encodes)
+            attempt = self._attempt(frame, bucket, intra, cut, frames_left, attempt.encodes)
         info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
@@ -152,13 +158,14 @@ class Encoder:
             points=info.points,
             parts={} if skipped else coded.parts,
             encodes=attempt.encodes,
+            cut=info.cut,
             skipped=skipped,
             buffer_planned=attempt.buffer_planned,
             buffer=None if self.bucket is None else float(self.bucket.fullness),
         )
 
     def _attempt(
-        self, frame: Frame, bucket: Bucket | None, intra: bool, frames_left: int | None, encodes: int = 0
+        self, frame: Frame, bucket: Bucket | None, intra: bool, cut: bool, frames_left: int | None, encodes: int = 0
     ) -> "_Attempt":
         """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
         position = 0 if intra else self._position
@@ -169,6 +176,7 @@ class Encoder:
             pixels=frame.width * frame.height,
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
+            cut=cut,
             points=self._points(frame, intra),
         )
         decision = self.controller.decide(info)
@@ -223,6 +231,7 @@ def encode_file(
     control: Controller | RateTarget,
     *,
     keyint: int | None = DEFAULT_KEYINT,
+    scenecut: bool = True,
     start: int = 0,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
@@ -264,6 +273,7 @@ def encode_file(
                 codec,
                 target.controller,
                 keyint=keyint,
+                scenecut=scenecut,
                 predictor=target.predictor,
                 limits=target.quality,
                 buffer=control.buffer,
@@ -272,7 +282,7 @@ def encode_file(
                 frame_rate=frame_rate_now,
             )
         else:
-            encoder = Encoder(codec, control, keyint=keyint)
+            encoder = Encoder(codec, control, keyint=keyint, scenecut=scenecut)
         header = StreamHeader(codec.name, codec.identity, reader.properties)
         copy_from = None if source == "-" else source
         copy_range = _span(first, frames, reader.properties)

@@ -38,6 +38,8 @@ class FrameStats:
     """Information content in bits of each part of the packet, where the codec tells."""
     encodes: int = 1
     """Times that the frame was coded until it fitted."""
+    cut: bool = False
+    """Another scene begins with this frame."""
     skipped: bool = False
     """Nothing fitted: the packet is empty and repeats the picture before. ``quality`` is the lowest that was tried."""
     buffer_planned: float | None = None

@@ -67,6 +67,9 @@ def encode(
     keyint: Annotated[
         int | None, typer.Option(min=1, help="An intra frame (keyframe) every so many frames.  [default: 32]")
     ] = None,
+    no_scenecut: Annotated[
+        bool, typer.Option("--no-scenecut", help="No intra frame where a new scene begins, only every --keyint frames.")
+    ] = False,
     low_latency: Annotated[
         bool,
         typer.Option(
@@ -167,6 +170,7 @@ def encode(
             loaded,
             target or Constant(quality or 0.0),
             keyint=None if low_latency else keyint or DEFAULT_KEYINT,
+            scenecut=not no_scenecut,
             start=start,
             frames=frames,
             size=size,

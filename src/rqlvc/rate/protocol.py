@@ -52,6 +52,8 @@ class FrameInfo:
     frames_to_intra: int | None = None
     """Frames from this one to the next intra frame, this one included (an intra frame: the length of its group of
     pictures); None when no intra frame is planned. Lets a controller save for it."""
+    cut: bool = False
+    """Another scene begins: what was learnt of the content before is of little use."""
     points: tuple[RatePoint, ...] = ()
     """Predicted R-Q points of this frame, from RQNet, a table, or real encodes."""
 

@@ -1,0 +1,60 @@
+"""Scene cuts, found before a frame is coded: a picture that its reference does not help to predict.
+
+On luma at an eighth of its size, every block of 4x4 is predicted from the reference, moved as a whole by up to two
+samples (16 pixels) either way, and from its own mean. Where the reference does hardly better, an intra frame costs
+about as much as an inter frame, and is of use to all that follow. Brightness that changes as a whole is no cut.
+"""
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
+from rqlvc.media.frame import Frame
+
+SHRINK, BLOCK, REACH = 8, 4, 2
+"""Pixels to a sample; samples to a side of a block; samples that a block may have moved."""
+CUT_RATIO = 0.9
+"""Of the error of prediction from the reference to that from a block's own mean, beyond which a frame is a cut;
+between all cuts and all other pairs of pictures of ``benchmarks/scenecuts.py``."""
+MINIMUM_DISTANCE = 4
+"""Frames from one intra frame to one that a cut asks for: flashes come in pairs."""
+CALM = 1.0
+"""Added to both errors, in 8-bit units: differences that cannot be seen decide nothing."""
+
+Small = npt.NDArray[np.float32]
+
+
+def shrunk(frame: Frame) -> Small:
+    """Luma at an eighth of its size, in whole blocks: (blocks down * 4, blocks across * 4). Edges are repeated."""
+    side = SHRINK * BLOCK
+    height, width = (-(-size // side) * side for size in frame.y.shape)
+    padded = np.pad(frame.y, ((0, height - frame.height), (0, width - frame.width)), mode="edge")
+    small: Small = padded.reshape(height // SHRINK, SHRINK, width // SHRINK, SHRINK).mean((1, 3), dtype=np.float32)
+    return small
+
+
+def is_cut(picture: Frame, reference: Frame) -> bool:
+    """Whether ``picture`` begins another scene than that of ``reference``, of the same size."""
+    return novelty(shrunk(picture), shrunk(reference)) > CUT_RATIO
+
+
+def novelty(picture: Small, reference: Small) -> float:
+    """How badly ``reference`` predicts ``picture``, relative to its own detail: near 0 for a still, 1 or more for a
+    scene that has nothing to do with it."""
+    picture, reference = picture - picture.mean(), reference - reference.mean()
+    around = np.pad(reference, REACH, mode="edge")
+    height, width = picture.shape
+    shifts = itertools.product(range(2 * REACH + 1), repeat=2)
+    errors = [_per_block(picture - around[down : down + height, across : across + width]) for down, across in shifts]
+    inter = float(np.min(errors, axis=0).mean())
+    blocks = picture.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    intra = float(np.abs(blocks - blocks.mean((1, 3), keepdims=True)).mean())
+    return (inter + CALM) / (intra + CALM)
+
+
+def _per_block(difference: Small) -> Small:
+    """Mean absolute value of every block."""
+    height, width = difference.shape
+    means: Small = np.abs(difference).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).mean((1, 3))
+    return means

@@ -1,0 +1,71 @@
+"""Scene cuts: where the intra frames come, and what is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import CommandLine, moving_picture
+from rqlvc.encoder import Encoder
+from rqlvc.media.frame import Frame, Plane
+from rqlvc.rate.constant import Constant
+from rqlvc.scenecut import MINIMUM_DISTANCE, is_cut
+from test_cli import lines_of
+from toy_codec import ToyCodec
+
+WIDTH, HEIGHT = 96, 64
+
+
+def planes(index: int, scene: int) -> Plane:
+    """The moving picture, or in scene 1 another one: its negative, upside down and mirrored."""
+    picture = moving_picture(WIDTH, HEIGHT, index)
+    return np.ascontiguousarray(255 - picture[::-1, ::-1]) if scene else picture
+
+
+def frame(index: int, scene: int = 0) -> Frame:
+    picture = planes(index, scene)
+    chroma = picture[HEIGHT:].reshape(2, HEIGHT // 2, WIDTH // 2)
+    return Frame(picture[:HEIGHT], chroma[0], chroma[1])
+
+
+def types_of(scenes: list[int], keyint: int | None) -> str:
+    encoder = Encoder(ToyCodec(), Constant(30.0), keyint=keyint, scenecut=True)
+    return "".join(encoder.encode(frame(index, scene))[1].type for index, scene in enumerate(scenes))
+
+
+def test_a_new_scene_begins_a_group_of_pictures() -> None:
+    assert types_of([0] * 6 + [1] * 12, keyint=8) == "IPPPPP" + "IPPPPPPP" + "IPPP"
+
+
+def test_intra_frames_keep_their_distance() -> None:
+    flash = [0] * 6 + [1] + [0] * 9
+    assert types_of(flash, keyint=32) == "IPPPPP" + "I" + "P" * 9
+    early = [0] * (MINIMUM_DISTANCE - 1) + [1] * 6
+    assert types_of(early, keyint=32) == "I" + "P" * (len(early) - 1)
+
+
+def test_low_latency_has_no_intra_frame_at_a_cut() -> None:
+    assert types_of([0] * 6 + [1] * 6, keyint=None) == "I" + "P" * 11
+
+
+@given(st.integers(0, 200), st.integers(-40, 40), st.floats(0, 6), st.integers(0, 9))
+def test_motion_noise_and_brightness_are_no_cuts(index: int, brighter: int, noise: float, seed: int) -> None:
+    before, after = frame(index), frame(index + 1)
+    disturbed = after.y.astype(float) + brighter + noise * np.random.default_rng(seed).standard_normal(after.y.shape)
+    assert not is_cut(Frame(np.clip(disturbed, 0, 255).astype(np.uint8), after.u, after.v), before)
+
+
+@pytest.mark.parametrize(("options", "types"), [((), "IPPPPPIPPPPP"), (("--no-scenecut",), "IPPPPPPPPPPP")])
+def test_the_command_finds_cuts_unless_told_not_to(
+    rqlvc: CommandLine, tmp_path: Path, options: tuple[str, ...], types: str
+) -> None:
+    video = b"YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n" % (WIDTH, HEIGHT)
+    video += b"".join(b"FRAME\n" + planes(index, index // 6).tobytes() for index in range(12))
+    finished = rqlvc(
+        "encode", "-", "-o", tmp_path / "out.mkv", "--codec", "toy", "--quality", "30", "--json", *options, input=video
+    )
+    frames = lines_of(finished)[:-1]
+    assert "".join(line["frame_type"] for line in frames) == types
+    assert [line["index"] for line in frames if line["cut"]] == ([6] if not options else [])
