@@ -67,6 +67,7 @@ def encode_simulated(
         limits=limits,
         buffer=target.buffer,
         policy=target.policy,
+        total_bits=None if target.size is None else 8 * target.size,
         max_drops=target.max_drops,
         frame_rate=simulation.framerate,
     )
@@ -259,6 +260,34 @@ def test_a_frame_that_never_fits_repeats_the_one_before() -> None:
     assert [each.type for each in stats] == ["I", "P", "P", "P"]  # the second intra frame is still due
     assert [picture.time for picture in shown] == [frame.time for frame in frames]
     assert same_picture(shown[2], shown[1]) and same_picture(shown[3], shown[1])
+
+
+# A size
+
+
+@settings(deadline=None, max_examples=100)
+@given(simulations, st.floats(0.001, 1.0), st.sampled_from(["adaptive", "no-rqnet", "pi", "icassp24", "tip14"]))
+def test_a_size_is_never_exceeded(simulation: Simulation, bits_per_pixel: float, controller: str) -> None:
+    size = round(bits_per_pixel * simulation.pixels * simulation.frames / 8) + 1
+    codec = SimulatedCodec(simulation)
+    smallest = len(codec.encode(codec.frames([Fraction(0)])[0], 0.0, None).payload)
+    if smallest > size:
+        with pytest.raises(RqlvcError, match=r"more than the whole video may: ask for a larger --target-size"):
+            encode_simulated(simulation, RateTarget(size=size), controller=controller)
+    else:
+        stats = encode_simulated(simulation, RateTarget(size=size), controller=controller)
+        assert len(stats) == simulation.frames
+        assert sum(each.bits for each in stats) <= 8 * size
+
+
+@pytest.mark.parametrize("bits_per_pixel", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("name", ["steady", "talking", "erratic", "bent", "cuts"])
+def test_a_size_is_used_to_98_percent(name: str, bits_per_pixel: float) -> None:
+    simulation = replace(SEQUENCES[name], frames=300)
+    size = round(bits_per_pixel * simulation.pixels * simulation.frames / 8)
+    stats = encode_simulated(simulation, RateTarget(size=size))
+    assert not any(each.skipped for each in stats)
+    assert 0.98 * 8 * size <= sum(each.bits for each in stats) <= 8 * size
 
 
 # Through the command

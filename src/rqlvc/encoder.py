@@ -7,10 +7,10 @@ puts a reader before it and a Matroska file behind it.
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 from rqlvc.codec.protocol import Codec, EncodedFrame, State, carried_quality
@@ -29,6 +29,9 @@ from rqlvc.summary import FrameStats, Summary, Totals
 DEFAULT_KEYINT = 32
 PACE_FRAMES = 8
 """Frames whose time stamps it takes to judge the frame rate."""
+LAST_FRAMES = 8
+LAST_USE, LAST_EXCESS = 0.97, 1.03
+"""With a total to meet, each of the last frames is coded again until it takes this much of what it is due."""
 PACE_CHANGE = 0.1
 """Relative change of the frame rate that a controller is told."""
 
@@ -42,10 +45,12 @@ class Encoder:
 
     With ``scenecut``, a frame that begins another scene is intra as well, and the count starts again from it.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
-    ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``: one that
-    would is coded again at a lower level, never below those of ``limits``, and is left out where not even the lowest
-    fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the time stamps of frames
-    are those that the decoder will see, from 0 on, and ``policy`` says what the channel is to the controller's target.
+    ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``, and all
+    packets together never take more than ``total_bits``: a frame that would is coded again at a lower level, never
+    below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty packet that
+    repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder will see, from 0
+    on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``, which needs
+    ``frames_left``, the last frames are coded again until they use what is left.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Encoder:
         limits: QualityRange = _WHOLE_RANGE,
         buffer: Buffer | None = None,
         policy: Policy = "peak",
+        total_bits: int | None = None,
         max_drops: int = 0,
         frame_rate: float = 30.0,
     ) -> None:
@@ -77,6 +83,8 @@ class Encoder:
         """Frames per second, as the buffer is planned; what it really gains is told by the time stamps."""
         self.bucket = None if buffer is None else Bucket.of(buffer)
         """The buffer after the frame coded last."""
+        self.bits_left = math.inf if total_bits is None else total_bits
+        """Of ``total_bits``."""
         self.index = 0
         self.state: State | None = None
         self.reconstruction: Frame | None = None
@@ -124,7 +132,6 @@ class Encoder:
         intra = self.state is None or self._position == self.keyint or new_scene
         attempt = self._attempt(frame, bucket, intra, cut, frames_left)
         if attempt.level is None and self.state is None:
-            assert bucket is not None
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
@@ -137,6 +144,7 @@ class Encoder:
 
         seconds = time.perf_counter() - started
         self.index += 1
+        self.bits_left -= 8 * len(payload)
         if not skipped:
             self.state, self.reconstruction = coded.state, coded.reconstruction
         self._position = info.position + 1 if intra or self._position != self.keyint else self._position
@@ -180,12 +188,18 @@ class Encoder:
             points=self._points(frame, intra),
         )
         decision = self.controller.decide(info)
-        quality, room, preferred, left = decision.quality, math.inf, math.inf, None
+        quality, room, left = decision.quality, self.bits_left, None
+        preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
         if bucket is not None:
             frame_bits = float(bucket.rate) / self.frame_rate
             planned = plan(decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy)
-            quality, room, preferred = planned.quality, math.floor(bucket.fullness), LARGEST * bucket.fullness
+            quality, room = planned.quality, min(room, math.floor(bucket.fullness))
+            preferred = min(preferred, float(bucket.fullness) if frames_left == 1 else LARGEST * float(bucket.fullness))
             left = None if planned.bits is None else float(bucket.fullness) - planned.bits
+        if frames_left is not None and frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
+            due = self.bits_left if frames_left == 1 else decision.target_bits or 0.0
+            preferred = min(preferred, due if frames_left == 1 else LAST_EXCESS * due)
+            least = LAST_USE * min(due, preferred)
         tries: dict[float, EncodedFrame] = {}
 
         def cost(level: float) -> int:
@@ -194,7 +208,7 @@ class Encoder:
                 tries[level] = self.codec.encode(frame, level, None if intra else self.state)
             return 8 * len(tries[level].payload)
 
-        level = fit(cost, quality, room=preferred, limits=self.limits, alpha=decision.alpha, intra=intra)
+        level = fit(cost, quality, room=preferred, least=least, limits=self.limits, alpha=decision.alpha, intra=intra)
         lowest = carried_quality(self.limits.minimum)
         # An intra frame that could only be had by emptying the buffer had better wait.
         if level is None and cost(lowest) <= room and not (intra and self.state is not None):
@@ -206,7 +220,7 @@ class Encoder:
     def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""
         if bucket is None or self.bucket is None:
-            return result
+            return result if bits == result.bits else replace(result, charged=bits)
         gained = float(self.bucket.rate * (bucket.time - self.bucket.time))
         self.bucket = bucket.taken(bits)
         if self.policy == "peak":
@@ -278,6 +292,7 @@ def encode_file(
                 limits=target.quality,
                 buffer=control.buffer,
                 policy=target.policy,
+                total_bits=None if control.size is None else 8 * control.size,
                 max_drops=control.max_drops,
                 frame_rate=frame_rate_now,
             )
@@ -292,8 +307,12 @@ def encode_file(
             with ContainerWriter(
                 output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
             ) as container:
-                for number, frame in enumerate(chain([first], reader)):
+                upcoming = chain([first], reader)
+                exact = isinstance(control, RateTarget) and control.size is not None
+                for number, (frame, last) in enumerate(_with_last(upcoming) if exact else zip(upcoming, repeat(False))):
                     frames_left = None if reader.frame_count is None else max(reader.frame_count - number, 1)
+                    if exact and frames_left is not None:
+                        frames_left = 1 if last else max(frames_left, 2)  # the count may be an estimate
                     picture = replace(frame, time=container.carried_time(frame.time - first.time))
                     if follower is not None:
                         follower.follow(encoder, picture.time, on_target)
@@ -349,6 +368,12 @@ class _Follower:
             encoder.set_rates(self.bitrate, mean, maxrate=maxrate)
 
 
+def _with_last(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+    """Each frame, and whether it is the last; one more is read before it is given."""
+    pairs = pairwise(chain(frames, [None]))
+    return ((frame, following is None) for frame, following in pairs if frame is not None)
+
+
 class _Attempt(NamedTuple):
     """One frame coded, as an intra or an inter frame."""
 
@@ -361,12 +386,14 @@ class _Attempt(NamedTuple):
     buffer_planned: float | None
 
 
-def _first_too_large(bits: int, bucket: Bucket, lowest: float) -> str:
+def _first_too_large(bits: int, bucket: Bucket | None, lowest: float) -> str:
     lower = f", or allow a lower quality than {lowest:g}" if lowest else ""
+    needs = f"the first frame takes {bits} bits at the lowest quality allowed"
+    if bucket is None or bucket.fullness >= bits:
+        return f"{needs}, more than the whole video may: ask for a larger --target-size{lower}."
     return (
-        f"the first frame takes {bits} bits at the lowest quality allowed, and the buffer holds "
-        f"{float(bucket.fullness):.0f} when it is due: ask for one that holds {bits} bits then (--bufsize times "
-        f"--bufinit){lower}."
+        f"{needs}, and the buffer holds {float(bucket.fullness):.0f} when it is due: ask for one that holds {bits} "
+        f"bits then (--bufsize times --bufinit){lower}."
     )
 
 

@@ -139,8 +139,8 @@ TargetSize = Annotated[
     typer.Option(
         parser=parse_bytes,
         metavar="SIZE",
-        help="Land on this many bytes of video packets, such as 5M (5,000,000). What Matroska adds (some ten bytes a "
-        "frame) and copied audio come on top.",
+        help="Never more than this many bytes of video packets, such as 5M (5,000,000), and nearly all of them. What "
+        "Matroska adds (some ten bytes a frame) and copied audio come on top.",
     ),
 ]
 ControllerName = Annotated[
