@@ -3,8 +3,8 @@
     python benchmarks/buffers.py --data DIR --out RUN [--sequences a,b] [--frames N] [--jobs 2]
 
 Every sequence at the bitrates of four constant quality levels, each with buffers of 0.25, 0.5, 1 and 2 seconds: real
-files, checked as ``rqlvc info --verify-buffer`` does. Results are kept in RUN under a digest of the sequence, the model,
-the sources and the settings, so that a stopped run goes on and a rerun pays only for what is new.
+files, checked as ``rqlvc info --verify-buffer`` does. Results are kept in RUN under a digest of the sequence, the
+model, the sources and the settings, so that a stopped run goes on and a rerun pays only for what is new.
 """
 
 import argparse

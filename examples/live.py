@@ -66,7 +66,7 @@ def stream(clip: str, bitrate: float, frames: int) -> tuple[list[FrameStats], li
         if index in changes:
             bitrate = changes[index]
             encoder.set_rates(bitrate, frame_rate)
-        packet, each = encoder.encode(frame)  # packet.payload goes to the network
+        _packet, each = encoder.encode(frame)  # the payload of the packet goes to the network
         stats.append(each)
         bandwidth.append(bitrate)
         print(f"\r{each.time:6.2f} s  {each.bits:7d} bits  quality {each.quality:5.1f}", end="", file=sys.stderr)
@@ -95,7 +95,7 @@ def draw(stats: list[FrameStats], bandwidth: list[float], title: str, path: Path
     decibels.plot(times, [each.psnr_y for each in stats], color="tab:red", label="PSNR-Y")
     decibels.set_ylabel("PSNR-Y in dB")
     quality.set_xlabel("seconds")
-    figure.legend(handles=[*quality.lines, *decibels.lines], loc="lower right")
+    quality.legend(handles=[*quality.lines, *decibels.lines], loc="lower left")
     figure.savefig(path, dpi=100)
 
 
