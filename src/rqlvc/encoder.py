@@ -5,7 +5,8 @@ puts a reader before it and a Matroska file behind it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -14,10 +15,12 @@ from rqlvc.codec.protocol import Codec, State, carried_quality
 from rqlvc.control import Control, Predictor, RateTarget, RealEncodes, open_control
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
+from rqlvc.groups import grouped, groups_at_once, pictures_that_fit, side_by_side
 from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
+from rqlvc.rate.constant import Constant
 from rqlvc.rate.protocol import Controller, FrameInfo, FrameResult, RatePoint
 from rqlvc.summary import FrameStats, Summary, Totals
 
@@ -30,11 +33,17 @@ PACE_CHANGE = 0.1
 __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
 
+def check_keyint(keyint: int) -> None:
+    """Raises :class:`RqlvcError` when ``keyint`` is no number of frames."""
+    if keyint < 1:
+        raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
+
+
 class Encoder:
     """Codes frames one after the other, with an intra frame every ``keyint`` frames.
 
     The controller's rates may be set between any two calls of :meth:`encode`. ``predictor`` gives the controller
-    points of each frame's rate-quality curve.
+    points of each frame's rate-quality curve. ``index``: frames of the video before the first one coded here.
     """
 
     def __init__(
@@ -44,14 +53,14 @@ class Encoder:
         *,
         keyint: int = DEFAULT_KEYINT,
         predictor: Predictor | RealEncodes | None = None,
+        index: int = 0,
     ) -> None:
-        if keyint < 1:
-            raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
+        check_keyint(keyint)
         self.codec = codec
         self.controller = controller
         self.keyint = keyint
         self.predictor = predictor
-        self.index = 0
+        self.index = index
         self.state: State | None = None
         self.reconstruction: Frame | None = None
         """What the decoder will show for the frame coded last."""
@@ -124,7 +133,9 @@ def encode_file(
 ) -> Summary:
     """Code ``frames`` frames of ``source`` from frame ``start`` on into the Matroska file ``output`` (``-``: a pipe).
 
-    ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points.
+    ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points. A
+    :class:`Constant` one, which learns nothing from one group of pictures for the next, has several coded at once
+    where the codec can do that; but what comes in a pipe is coded as it comes.
     ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
@@ -134,6 +145,7 @@ def encode_file(
     :class:`RqlvcError` for input that cannot be read, output that cannot be written, and what
     :func:`rqlvc.control.open_control` refuses.
     """
+    check_keyint(keyint)
     totals = Totals()
     with open_reader(source, start=start, frames=frames, size=size, frame_rate=frame_rate) as reader:
         first = next(reader)
@@ -147,24 +159,40 @@ def encode_file(
             on_target(target.bitrate)
             totals.limits = target.quality
             pace = None if control.size is not None else _Pace(float(reader.properties.frame_rate))
-            encoder = Encoder(codec, target.controller, keyint=keyint, predictor=target.predictor)
+            controller, predictor = target.controller, target.predictor
         else:
-            encoder = Encoder(codec, control, keyint=keyint)
+            controller, predictor = control, None
+
+        def code(pictures: Iterable[tuple[int, Frame]]) -> Generator[tuple[VideoPacket, FrameStats]]:
+            encoder: Encoder | None = None
+            for index, frame in pictures:
+                encoder = encoder or Encoder(codec, controller, keyint=keyint, predictor=predictor, index=index)
+                frames_left = None if reader.frame_count is None else max(reader.frame_count - index, 1)
+                picture = replace(frame, time=frame.time - first.time)
+                if pace is not None and target is not None:
+                    pace.follow(index, picture.time, target)
+                yield encoder.encode(picture, frames_left=frames_left)
+
+        pictures = enumerate(chain([first], reader))
+        at_once = min(groups_at_once(codec), pictures_that_fit(first.width, first.height) // keyint - 1)
+        if at_once > 1 and source != "-" and isinstance(controller, Constant):
+            groups = grouped(pictures, lambda picture: picture[0] % keyint == 0)
+            coded = side_by_side(groups, code, codec, at_once=at_once, waiting=keyint)
+        else:
+            coded = code(pictures)
         header = StreamHeader(codec.name, codec.identity, reader.properties)
         copy_from = None if source == "-" else source
         copy_range = _span(first, frames, reader.properties)
         started = time.perf_counter()
         interrupted = False
         try:
-            with ContainerWriter(
-                output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
-            ) as container:
-                for frame in chain([first], reader):
-                    frames_left = None if reader.frame_count is None else max(reader.frame_count - encoder.index, 1)
-                    picture = replace(frame, time=frame.time - first.time)
-                    if pace is not None and target is not None:
-                        pace.follow(encoder.index, picture.time, target)
-                    packet, stats = encoder.encode(picture, frames_left=frames_left)
+            with (
+                ContainerWriter(
+                    output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
+                ) as container,
+                closing(coded),
+            ):
+                for packet, stats in coded:
                     container.write(packet)
                     totals.add(stats)
                     on_frame(stats)
