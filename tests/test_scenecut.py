@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import CommandLine, moving_picture
-from rqlvc.encoder import Encoder
+from rqlvc.encoder import Encoder, FrameStats, encode_file
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.constant import Constant
-from rqlvc.scenecut import MINIMUM_DISTANCE, is_cut
+from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
 from test_cli import lines_of
+from test_groups import SharedToyCodec
 from toy_codec import ToyCodec
 
 WIDTH, HEIGHT = 96, 64
@@ -30,9 +31,15 @@ def frame(index: int, scene: int = 0) -> Frame:
     return Frame(picture[:HEIGHT], chroma[0], chroma[1])
 
 
+def y4m(scenes: list[int]) -> bytes:
+    header = b"YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n" % (WIDTH, HEIGHT)
+    return header + b"".join(b"FRAME\n" + planes(index, scene).tobytes() for index, scene in enumerate(scenes))
+
+
 def types_of(scenes: list[int], keyint: int | None) -> str:
-    encoder = Encoder(ToyCodec(), Constant(30.0), keyint=keyint, scenecut=True)
-    return "".join(encoder.encode(frame(index, scene))[1].type for index, scene in enumerate(scenes))
+    encoder = Encoder(ToyCodec(), Constant(30.0), keyint=keyint)
+    frames = (frame(index, scene) for index, scene in enumerate(scenes))
+    return "".join(encoder.encode(picture, cut=cut)[1].type for picture, cut in cuts(frames))
 
 
 def test_a_new_scene_begins_a_group_of_pictures() -> None:
@@ -46,6 +53,20 @@ def test_intra_frames_keep_their_distance() -> None:
     assert types_of(early, keyint=32) == "I" + "P" * (len(early) - 1)
 
 
+def test_groups_coded_at_once_begin_at_the_same_cuts(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.y4m"
+    clip.write_bytes(y4m([0] * 3 + [1] * 9 + [0] * 7 + [1] * 13))
+    files = []
+    for codec in (ToyCodec(), SharedToyCodec()):
+        coded = tmp_path / f"{len(files)}.mkv"
+        stats: list[FrameStats] = []
+        encode_file(str(clip), str(coded), codec, Constant(30.0), keyint=8, on_frame=stats.append)
+        assert [each.index for each in stats if each.cut] == [3, 12, 19]
+        assert [each.index for each in stats if each.type == "I"] == [0, 8, 12, 19, 27]
+        files.append(coded.read_bytes())
+    assert files[0] == files[1]
+
+
 def test_low_latency_has_no_intra_frame_at_a_cut() -> None:
     assert types_of([0] * 6 + [1] * 6, keyint=None) == "I" + "P" * 11
 
@@ -54,15 +75,15 @@ def test_low_latency_has_no_intra_frame_at_a_cut() -> None:
 def test_motion_noise_and_brightness_are_no_cuts(index: int, brighter: int, noise: float, seed: int) -> None:
     before, after = frame(index), frame(index + 1)
     disturbed = after.y.astype(float) + brighter + noise * np.random.default_rng(seed).standard_normal(after.y.shape)
-    assert not is_cut(Frame(np.clip(disturbed, 0, 255).astype(np.uint8), after.u, after.v), before)
+    disturbed_frame = Frame(np.clip(disturbed, 0, 255).astype(np.uint8), after.u, after.v)
+    assert [cut for _, cut in cuts([before, disturbed_frame])] == [False, False]
 
 
 @pytest.mark.parametrize(("options", "types"), [((), "IPPPPPIPPPPP"), (("--no-scenecut",), "IPPPPPPPPPPP")])
 def test_the_command_finds_cuts_unless_told_not_to(
     rqlvc: CommandLine, tmp_path: Path, options: tuple[str, ...], types: str
 ) -> None:
-    video = b"YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n" % (WIDTH, HEIGHT)
-    video += b"".join(b"FRAME\n" + planes(index, index // 6).tobytes() for index in range(12))
+    video = y4m([0] * 6 + [1] * 6)
     finished = rqlvc(
         "encode", "-", "-o", tmp_path / "out.mkv", "--codec", "toy", "--quality", "30", "--json", *options, input=video
     )

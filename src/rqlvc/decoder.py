@@ -5,7 +5,8 @@ output file behind it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
@@ -14,6 +15,7 @@ from typing import Literal
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
+from rqlvc.groups import grouped, groups_at_once, pictures_that_fit, side_by_side
 from rqlvc.media.container import ContainerReader, StreamHeader, VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.media.writer import open_writer
@@ -113,7 +115,19 @@ def decode_file(
         started = time.perf_counter()
         if start_time > 0:
             container.seek(start_time)
-        pictures = _decoded(container, Decoder(codec), start_time)
+        packets = islice(container, frames if start_time == 0 else None)
+
+        def decode(group: Iterable[VideoPacket]) -> Generator[_Decoded]:
+            return _decoded(group, Decoder(codec), start_time)
+
+        at_once = groups_at_once(codec)
+        if at_once > 1 and source != "-":
+            groups = grouped(packets, lambda packet: packet.keyframe)
+            properties = header.properties
+            waiting = max(1, pictures_that_fit(properties.width, properties.height) // at_once)
+            pictures = side_by_side(groups, decode, codec, at_once=at_once, waiting=waiting)
+        else:  # what comes in a pipe is decoded as it comes
+            pictures = decode(packets)
         first = next(pictures, None)  # a stream that fails here has nothing to keep, and leaves no output
         if first is None:
             raise RqlvcError(container.truncated or f"{source} has no frame at or after {float(start_time):g} s.")
@@ -125,7 +139,10 @@ def decode_file(
         count = bits = 0
         damage: str | None = None
         upcoming = islice(chain([first], pictures), frames)
-        with open_writer(output, header.properties, overwrite=overwrite, copy_from=source if whole else None) as writer:
+        with (
+            closing(pictures),
+            open_writer(output, header.properties, overwrite=overwrite, copy_from=source if whole else None) as writer,
+        ):
             while True:
                 try:
                     picture = next(upcoming, None)
@@ -171,7 +188,7 @@ class _Decoded:
     seconds: float
 
 
-def _decoded(packets: Iterable[VideoPacket], decoder: Decoder, start_time: Fraction) -> Iterator[_Decoded]:
+def _decoded(packets: Iterable[VideoPacket], decoder: Decoder, start_time: Fraction) -> Generator[_Decoded]:
     """The frames at or after ``start_time``; those before it, back to the keyframe, are decoded and dropped."""
     for packet in packets:
         started = time.perf_counter()

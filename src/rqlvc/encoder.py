@@ -7,9 +7,11 @@ puts a reader before it and a Matroska file behind it.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
@@ -17,13 +19,15 @@ from rqlvc.codec.protocol import Codec, EncodedFrame, State, carried_quality
 from rqlvc.control import Control, Predictor, RateTarget, RealEncodes, open_control
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
-from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket
+from rqlvc.groups import grouped, groups_at_once, pictures_that_fit, side_by_side
+from rqlvc.media.container import ContainerWriter, StreamHeader, VideoPacket, carried_times
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.buffer import DROP_BELOW, LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.constant import Constant
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
-from rqlvc.scenecut import MINIMUM_DISTANCE, is_cut
+from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
 from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
@@ -40,10 +44,17 @@ _WHOLE_RANGE = QualityRange()
 __all__ = ["DEFAULT_KEYINT", "Encoder", "FrameStats", "Summary", "encode_file"]
 
 
+def check_keyint(keyint: int | None) -> None:
+    """Raises :class:`RqlvcError` when ``keyint`` is no number of frames."""
+    if keyint is not None and keyint < 1:
+        raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
+
+
 class Encoder:
     """Codes frames one after the other, with an intra frame every ``keyint`` frames.
 
-    With ``scenecut``, a frame that begins another scene is intra as well, and the count starts again from it.
+    A frame that begins another scene is intra as well, and the count starts again from it. ``index`` counts the frames
+    of the video before the first one coded here.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
     ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``, and all
     packets together never take more than ``total_bits``: a frame that would is coded again at a lower level, never
@@ -59,7 +70,6 @@ class Encoder:
         controller: Controller,
         *,
         keyint: int | None = DEFAULT_KEYINT,
-        scenecut: bool = False,
         predictor: Predictor | RealEncodes | None = None,
         limits: QualityRange = _WHOLE_RANGE,
         buffer: Buffer | None = None,
@@ -67,13 +77,12 @@ class Encoder:
         total_bits: int | None = None,
         max_drops: int = 0,
         frame_rate: float = 30.0,
+        index: int = 0,
     ) -> None:
-        if keyint is not None and keyint < 1:
-            raise RqlvcError(f"the keyframe interval must be at least 1 frame, not {keyint}.")
+        check_keyint(keyint)
         self.codec = codec
         self.controller = controller
         self.keyint = keyint
-        self.scenecut = scenecut
         self.predictor = predictor
         self.limits = limits
         self.policy = policy
@@ -85,7 +94,7 @@ class Encoder:
         """The buffer after the frame coded last."""
         self.bits_left = math.inf if total_bits is None else total_bits
         """Of ``total_bits``."""
-        self.index = 0
+        self.index = index
         self.state: State | None = None
         self.reconstruction: Frame | None = None
         """What the decoder will show for the frame coded last."""
@@ -117,17 +126,19 @@ class Encoder:
         Never the first, and never more than ``max_drops`` in succession.
         """
         low = self.bucket is not None and self.bucket.at(time).fullness < Fraction(DROP_BELOW) * self.bucket.size
-        self._dropped = self._dropped + 1 if low and self.index and self._dropped < self.max_drops else 0
+        self._dropped = self._dropped + 1 if low and self.state is not None and self._dropped < self.max_drops else 0
         return self._dropped > 0
 
-    def encode(self, frame: Frame, *, frames_left: int | None = None) -> tuple[VideoPacket, FrameStats]:
-        """Code the next frame. ``frames_left`` counts it and those to come, where the end is known.
+    def encode(
+        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False
+    ) -> tuple[VideoPacket, FrameStats]:
+        """Code the next frame. ``frames_left`` counts it and those to come, where the end is known; ``cut`` says that
+        another scene begins with it (see :mod:`rqlvc.scenecut`).
 
         Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
         """
         started = time.perf_counter()
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
-        cut = self.scenecut and self.reconstruction is not None and is_cut(frame, self.reconstruction)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
         attempt = self._attempt(frame, bucket, intra, cut, frames_left)
@@ -257,7 +268,10 @@ def encode_file(
 ) -> Summary:
     """Code ``frames`` frames of ``source`` from frame ``start`` on into the Matroska file ``output`` (``-``: a pipe).
 
-    ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points.
+    ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points. A
+    :class:`Constant` one, which learns nothing from one group of pictures for the next, has several coded at once
+    where the codec can do that; but what comes in a pipe is coded as it comes. With ``scenecut``, a new scene begins a
+    group of pictures.
     ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
@@ -273,6 +287,7 @@ def encode_file(
         warned = len(reader.warnings)
         for message in reader.warnings:
             on_warning(message)
+        check_keyint(keyint)
         target: Control | None = None
         follower: _Follower | None = None
         if isinstance(control, RateTarget):
@@ -283,11 +298,11 @@ def encode_file(
             frame_rate_now = float(reader.properties.frame_rate)
             if control.size is None:
                 follower = _Follower(target.bitrate, frame_rate_now, deque(control.schedule))
-            encoder = Encoder(
+            new_encoder = partial(
+                Encoder,
                 codec,
                 target.controller,
                 keyint=keyint,
-                scenecut=scenecut,
                 predictor=target.predictor,
                 limits=target.quality,
                 buffer=control.buffer,
@@ -297,29 +312,48 @@ def encode_file(
                 frame_rate=frame_rate_now,
             )
         else:
-            encoder = Encoder(codec, control, keyint=keyint, scenecut=scenecut)
+            new_encoder = partial(Encoder, codec, control, keyint=keyint)
+
+        def code(pictures: Iterable[_Picture]) -> Generator[tuple[VideoPacket, FrameStats]]:
+            encoder: Encoder | None = None
+            cut = False
+            for picture in pictures:
+                frame, cut = picture.frame, cut or picture.cut
+                encoder = encoder or new_encoder(index=picture.number)
+                frames_left = None if reader.frame_count is None else max(reader.frame_count - picture.number, 1)
+                if exact and frames_left is not None:
+                    frames_left = 1 if picture.last else max(frames_left, 2)  # the count may be an estimate
+                if follower is not None:
+                    follower.follow(encoder, frame.time, on_target)
+                if encoder.drops(frame.time):
+                    totals.dropped += 1
+                    continue
+                yield encoder.encode(frame, frames_left=frames_left, cut=cut)
+                cut = False
+
+        exact = isinstance(control, RateTarget) and control.size is not None
+        pictures = _pictures(chain([first], reader), reader.properties.frame_rate, scenecut=scenecut, ahead=exact)
+        at_once = 1
+        if keyint is not None and source != "-" and isinstance(control, Constant):
+            at_once = min(groups_at_once(codec), pictures_that_fit(first.width, first.height) // keyint - 1)
+        if keyint is not None and at_once > 1:
+            groups = grouped(pictures, _group_starts(keyint))
+            coded = side_by_side(groups, code, codec, at_once=at_once, waiting=keyint)
+        else:
+            coded = code(pictures)
         header = StreamHeader(codec.name, codec.identity, reader.properties)
         copy_from = None if source == "-" else source
         copy_range = _span(first, frames, reader.properties)
         started = time.perf_counter()
         interrupted = False
         try:
-            with ContainerWriter(
-                output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
-            ) as container:
-                upcoming = chain([first], reader)
-                exact = isinstance(control, RateTarget) and control.size is not None
-                for number, (frame, last) in enumerate(_with_last(upcoming) if exact else zip(upcoming, repeat(False))):
-                    frames_left = None if reader.frame_count is None else max(reader.frame_count - number, 1)
-                    if exact and frames_left is not None:
-                        frames_left = 1 if last else max(frames_left, 2)  # the count may be an estimate
-                    picture = replace(frame, time=container.carried_time(frame.time - first.time))
-                    if follower is not None:
-                        follower.follow(encoder, picture.time, on_target)
-                    if encoder.drops(picture.time):
-                        totals.dropped += 1
-                        continue
-                    packet, stats = encoder.encode(picture, frames_left=frames_left)
+            with (
+                ContainerWriter(
+                    output, header, overwrite=overwrite, copy_from=copy_from, copy_range=copy_range
+                ) as container,
+                closing(coded),
+            ):
+                for packet, stats in coded:
                     container.write(packet)
                     totals.add(stats)
                     on_frame(stats)
@@ -368,10 +402,37 @@ class _Follower:
             encoder.set_rates(self.bitrate, mean, maxrate=maxrate)
 
 
-def _with_last(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
-    """Each frame, and whether it is the last; one more is read before it is given."""
-    pairs = pairwise(chain(frames, [None]))
-    return ((frame, following is None) for frame, following in pairs if frame is not None)
+class _Picture(NamedTuple):
+    """A frame on its way to the encoder, at the time that the file will carry."""
+
+    number: int
+    frame: Frame
+    cut: bool
+    last: bool
+
+
+def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, ahead: bool) -> Iterator[_Picture]:
+    """``frames`` from time 0 on. With ``ahead``, each is held back until it is known whether it is the last."""
+    timed = carried_times(frames, rate)
+    marked: Iterator[tuple[Frame, bool]] = cuts(timed) if scenecut else zip(timed, repeat(False))
+    if not ahead:
+        return (_Picture(number, frame, cut, False) for number, (frame, cut) in enumerate(marked))
+    pairs = enumerate(pairwise(chain(marked, [None])))
+    return (_Picture(number, *now, following is None) for number, (now, following) in pairs if now is not None)
+
+
+def _group_starts(keyint: int) -> Callable[[_Picture], bool]:
+    """Whether a picture begins a group of pictures, as an :class:`Encoder` would have it; asked from the second on."""
+    position = 0
+
+    def starts(picture: _Picture) -> bool:
+        nonlocal position
+        position += 1
+        if position == keyint or (picture.cut and position >= MINIMUM_DISTANCE):
+            position = 0
+        return position == 0
+
+    return starts
 
 
 class _Attempt(NamedTuple):

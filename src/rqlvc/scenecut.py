@@ -1,11 +1,12 @@
-"""Scene cuts, found before a frame is coded: a picture that its reference does not help to predict.
+"""Scene cuts, found before a frame is coded: a picture that the one before does not help to predict.
 
-On luma at an eighth of its size, every block of 4x4 is predicted from the reference, moved as a whole by up to two
-samples (16 pixels) either way, and from its own mean. Where the reference does hardly better, an intra frame costs
+On luma at an eighth of its size, every block of 4x4 is predicted from the picture before, moved as a whole by up to two
+samples (16 pixels) either way, and from its own mean. Where the picture before does hardly better, an intra frame costs
 about as much as an inter frame, and is of use to all that follow. Brightness that changes as a whole is no cut.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,13 @@ def shrunk(frame: Frame) -> Small:
     return small
 
 
-def is_cut(picture: Frame, reference: Frame) -> bool:
-    """Whether ``picture`` begins another scene than that of ``reference``, of the same size."""
-    return novelty(shrunk(picture), shrunk(reference)) > CUT_RATIO
+def cuts(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+    """Each frame, and whether another scene than that of the frame before begins with it."""
+    before: Small | None = None
+    for frame in frames:
+        picture = shrunk(frame)
+        yield frame, before is not None and novelty(picture, before) > CUT_RATIO
+        before = picture
 
 
 def novelty(picture: Small, reference: Small) -> float:

@@ -6,14 +6,15 @@ The track's CodecPrivate is ``RQLV``, a version byte, and JSON (UTF-8) with the 
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from rqlvc.errors import RqlvcError
 from rqlvc.media.ebml import DamagedError
+from rqlvc.media.frame import Frame
 from rqlvc.media.matroska import TICK, VIDEO_TRACK, Block, Demuxer, Muxer, video_track
 from rqlvc.media.output import AtomicOutput
 from rqlvc.media.properties import MAX_DIMENSION, Colour, VideoProperties
@@ -99,23 +100,15 @@ class ContainerWriter:
         """Where the file is until it is complete; None for a pipe."""
         return self._output.temporary_path
 
-    def carried_time(self, time: Fraction) -> Fraction:
-        """The time that a reader will see on the next frame, if it is written for ``time`` (seconds)."""
-        return exact_time(self._tick(time) * TICK, TICK, self._properties.frame_rate)
-
     def write(self, packet: VideoPacket) -> None:
         """Appends a frame and flushes it. Raises RqlvcError when its time does not grow."""
         if packet.time < 0 or (self._last is not None and packet.time <= self._last):
             raise RqlvcError(f"The frame at {float(packet.time):.6f} s does not come after the one before it.")
         self._copy(packet.time)
-        tick = self._tick(packet.time)
+        tick = _next_tick(packet.time, self._last_tick)
         self._muxer.write(Block(VIDEO_TRACK, tick * TICK, packet.payload, packet.keyframe))
         self.payload_bytes += len(packet.payload)
         self._last, self._last_tick = packet.time, tick
-
-    def _tick(self, time: Fraction) -> int:
-        """Two frames less than a tick apart must not fall on the same one."""
-        return max(round(time / TICK), self._last_tick + 1)
 
     def close(self) -> None:
         """Completes the file and gives it its name."""
@@ -271,6 +264,21 @@ class ContainerReader:
                 self.truncated = f"{self._name} is damaged: {count} of its {self._expected} frames were found"
         except (DamagedError, OSError) as error:
             self.truncated = f"{self._name} is cut or damaged at byte {self._demuxer.position}: {error}"
+
+
+def _next_tick(time: Fraction, last: int) -> int:
+    """Two frames less than a tick apart must not fall on the same one."""
+    return max(round(time / TICK), last + 1)
+
+
+def carried_times(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
+    """``frames`` at the times (from 0 on) that a reader will see when they are written to a file of this frame rate."""
+    first: Fraction | None = None
+    tick = -1
+    for frame in frames:
+        first = frame.time if first is None else first
+        tick = _next_tick(frame.time - first, tick)
+        yield replace(frame, time=exact_time(tick * TICK, TICK, rate))
 
 
 def exact_time(time: Fraction, tick: Fraction, rate: Fraction) -> Fraction:
