@@ -14,6 +14,15 @@ from rqlvc.evaluation.paper import fits_of, frame_deviations
 from rqlvc.evaluation.sweep import CURVE_LEVELS, Encode
 
 CONTROLLERS = "no-rqnet,pi"
+PER_FRAME = {
+    *("type", "quality", "target_bits", "bits", "psnr_y", "psnr_yuv", "psnr_rgb", "ms_ssim"),
+    *("alpha", "beta", "predicted"),
+}
+
+
+def encode_of(**fields: list) -> Encode:
+    """An encode of which only some is of interest."""
+    return Encode(**{name: [] for name in PER_FRAME} | {"seconds": 0.0} | fields)
 
 
 def evaluate(rqlvc: CommandLine, data: Path, out: Path, *more: str):
@@ -99,7 +108,9 @@ def test_frame_files_hold_what_the_rows_sum_up(finished: Path) -> None:
         frames = json.loads((finished / row["frame_file"]).read_text())["encode"]
         assert sum(frames["bits"]) == row["actual_bits"] and len(frames["bits"]) == row["frames"]
         assert fmean(frames["psnr_y"]) == pytest.approx(row["psnr_y"])
-        assert [i for i, intra in enumerate(frames["intra"]) if intra] == [0, 6]
+        assert fmean(frames["psnr_rgb"]) == pytest.approx(row["psnr_rgb"])
+        assert [i for i, kind in enumerate(frames["type"]) if kind == "I"] == [0, 6]
+        assert {len(values) for name, values in frames.items() if name in PER_FRAME} == {12}
 
 
 def test_a_second_run_makes_nothing_and_says_the_same(rqlvc: CommandLine, data: Path, finished: Path) -> None:
@@ -135,14 +146,12 @@ def test_a_mistake_is_a_sentence(
 def test_the_right_model_fits_best() -> None:
     """Frames that follow ln R = a + b q are fitted without error by the logarithm only."""
     curve = [round(100 * 2.718281828 ** (0.07 * level)) for level in CURVE_LEVELS]
-    encode = Encode([], [], [], [], [], [], [], 0.0, curves=[curve, [2 * bits for bits in curve]])
+    encode = encode_of(curves=[curve, [2 * bits for bits in curve]])
     fits = fits_of(encode)
     assert fits["logarithmic"] > 0.9999 and fits["linear"] < 0.95 and fits["exponential"] < fits["linear"]
 
 
 def test_frame_deviations_leave_out_intra_frames() -> None:
-    encode = Encode(
-        [900, 110, 80, 300], [1000.0, 100.0, 100.0, 100.0], [1.0] * 4, [True, False, False, False], [], [], [], 0.0
-    )
+    encode = encode_of(bits=[900, 110, 80, 300], target_bits=[1000.0, 100.0, 100.0, 100.0], type=["I", "P", "P", "P"])
     assert frame_deviations(encode) == pytest.approx([10, 20, 200])
     assert frame_deviations(encode, 3) == pytest.approx([10, 20])

@@ -4,21 +4,21 @@ Per sequence and level, the bits of the constant level are the target of every c
 |target - actual| / target. BD-rates compare each controller's four encodes with the four constant ones.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import bd_rate
+from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
 from rqlvc.rate.models import RateQualityModel, fit_exponential, fit_linear, fit_logarithmic, r_squared
 from rqlvc.rate.protocol import RatePoint
 from rqlvc.rate.registry import CONTROLLERS
 
-SCHEMA = "rqlvc-results-1"
+EXPERIMENT = "paper"
+"""Its name in ``results.json``."""
 LEVELS = (10.0, 27.0, 43.0, 60.0)
 FIRST_FRAMES = 8
 """Of a sequence: where controllers still know little."""
@@ -72,16 +72,10 @@ def run(
     return results | run_jobs(controlled, out, processes, on_done)
 
 
-def deviation(job: Job, encode: Encode) -> float:
-    """|target - actual| / target in percent (Eq. 9)."""
-    assert job.target_bits is not None
-    return 100 * abs(job.target_bits - sum(encode.bits)) / job.target_bits
-
-
 def frame_deviations(encode: Encode, frames: int | None = None) -> list[float]:
     """|target - actual| / target in percent of each inter frame among the first ``frames``."""
-    rows = list(zip(encode.intra, encode.bits, encode.target_bits, strict=True))[:frames]
-    return [100 * abs(bits - target) / target for intra, bits, target in rows if target and not intra]
+    rows = list(zip(encode.type, encode.bits, encode.target_bits, strict=True))[:frames]
+    return [100 * abs(bits - target) / target for kind, bits, target in rows if target and kind == "P"]
 
 
 def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
@@ -124,13 +118,15 @@ def fits_of(encode: Encode) -> dict[str, float]:
     return {name: fmean(values) for name, values in scores.items() if values}
 
 
-def prediction_error(job: Job, encode: Encode, levels: Sequence[float] = LEVELS) -> float | None:
+def prediction_error(job: Job, encode: Encode) -> float | None:
     """Mean |predicted - actual| / actual in percent of RQNet at the job's level (Eq. 10); None where it has none."""
-    if job.level not in levels or not encode.predicted[0]:
-        return None
-    index = list(levels).index(job.level)
-    pairs = zip(encode.predicted, encode.bits, strict=True)
-    return fmean(100 * abs(predicted[index] - bits) / bits for predicted, bits in pairs)
+    errors = [
+        100 * abs(predicted - bits) / bits
+        for points, bits in zip(encode.predicted, encode.bits, strict=True)
+        for quality, predicted in points
+        if quality == job.level
+    ]
+    return _mean(errors)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -226,39 +222,14 @@ def _table(
     return lines
 
 
-def rows(experiment: Experiment, results: Results) -> dict[str, Any]:
-    """``results.json``: a row for each encode; its frames are in the file that the row names."""
-    return {
-        "schema": SCHEMA,
+def write(experiment: Experiment, results: Results, out: Path) -> None:
+    """The encodes into ``results.json`` and the tables into ``results.md``, in the folder ``out``."""
+    settings = {
         "codec": experiment.codec,
         "model": experiment.model,
+        "controllers": list(experiment.controllers),
         "keyint": experiment.keyint,
         "levels": list(experiment.levels),
-        "encodes": [
-            {
-                "sequence": job.clip.name,
-                "width": job.clip.properties.width,
-                "height": job.clip.properties.height,
-                "frame_rate": str(job.clip.properties.frame_rate),
-                "frames": len(encode.bits),
-                "controller": job.controller,
-                "level": job.level,
-                "target_bits": job.target_bits,
-                "actual_bits": sum(encode.bits),
-                "delta_r_percent": None if job.target_bits is None else deviation(job, encode),
-                "psnr_y": fmean(encode.psnr_y),
-                "psnr_yuv": fmean(encode.psnr_yuv),
-                "seconds": encode.seconds,
-                "frame_file": job.file_name,
-            }
-            for job, encode in sorted(
-                results.items(), key=lambda item: (item[0].clip.name, item[0].controller, item[0].level)
-            )
-        ],
     }
-
-
-def write(experiment: Experiment, results: Results, out: Path) -> None:
-    """``results.json`` and ``results.md`` in the folder ``out``."""
-    (out / "results.json").write_text(json.dumps(rows(experiment, results), indent=1))
+    write_results(out, EXPERIMENT, settings, results.items())
     (out / "results.md").write_text(markdown(experiment, results))

@@ -8,13 +8,14 @@ import hashlib
 import inspect
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import rqlvc.codec
 import rqlvc.rate
@@ -23,7 +24,7 @@ from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
 from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.errors import RqlvcError
-from rqlvc.media.frame import Frame
+from rqlvc.evaluation.metrics import ms_ssim, psnr_rgb
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.rate.constant import Constant
@@ -36,6 +37,11 @@ CURVES = "curves"
 CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
 CURVE_STRIDE = 8
 """Frames from one whose curve is measured to the next."""
+FIGURE_FRAME = 16
+"""The frame whose curve is measured in every encode that meets a target (the paper's Fig. 5), or the middle one of a
+clip that has no more than twice as many."""
+ENCODE_FORMAT = 2
+"""Goes up when :class:`Encode` gets a field or another meaning: encodes on disk without it are made again."""
 _ENCODES = "encodes"
 
 
@@ -72,6 +78,7 @@ class Job:
     def key(self) -> dict[str, Any]:
         """All that the result depends on."""
         return {
+            "format": ENCODE_FORMAT,
             "clip": self.clip.digest,
             "frames": self.clip.frames,
             "codec": [self.codec, self.model, codec_digest()],
@@ -95,20 +102,29 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """What a job gave. Lists have an entry for each frame."""
+    """What a job gave. Lists have an entry for each frame, but for ``curves``."""
 
-    bits: list[int]
-    target_bits: list[float | None]
+    type: list[str]
+    """I or P."""
     quality: list[float]
-    intra: list[bool]
+    target_bits: list[float | None]
+    bits: list[int]
     psnr_y: list[float]
     psnr_yuv: list[float]
-    predicted: list[list[float]]
-    """Bits that each frame was expected to cost at RQNet's levels, where the encode has such points."""
+    psnr_rgb: list[float]
+    ms_ssim: list[float | None]
+    """None where the picture is too small for it."""
+    alpha: list[float | None]
+    beta: list[float | None]
+    """Of the model quality = alpha · ln(bits) + beta behind the decision, where there is one."""
+    predicted: list[list[tuple[float, float]]]
+    """Quality and bits of the points that the controller had, predicted or really coded; empty where it had none."""
     seconds: float
     """Of the codec, the controller and the predictor, in one thread."""
+    curve_frames: list[int] = field(default_factory=list)
+    """Frames that were also coded at each of ``CURVE_LEVELS`` from the same state."""
     curves: list[list[int]] = field(default_factory=list)
-    """Bits of every eighth inter frame at each of ``CURVE_LEVELS``, from the same state."""
+    """The bits that each of these took."""
 
 
 def find_sequences(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -202,24 +218,31 @@ def run_job(job: Job) -> Encode:
     codec = _codec(job.codec)
     if codec.identity != job.model:
         raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
+    torch.set_num_threads(1)  # a codec of other make may not have
     with open_reader(job.clip.path, frames=job.clip.frames) as reader:
         frames = list(reader)
-    if job.controller == CURVES:
-        return _measure_curves(job, codec, frames)
-    return _encode(job, codec, frames)
+    encoder = _open_encoder(job, codec, len(frames))
+    full_range = job.clip.properties.colour.full_range
+    stats, rgb, similarity, curves = [], [], [], {}
+    for index, frame in enumerate(frames):
+        if has_curve(job, index):
+            state: State | None = None if index % job.keyint == 0 else encoder.state
+            curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
+        stats.append(encoder.encode(frame, frames_left=len(frames) - index)[1])
+        assert encoder.reconstruction is not None
+        rgb.append(psnr_rgb(frame, encoder.reconstruction, full_range))
+        similarity.append(ms_ssim(frame, encoder.reconstruction))
+    return _summed_up(stats, rgb, similarity, curves)
 
 
-def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
+def _open_encoder(job: Job, codec: Codec, frames: int) -> Encoder:
     if job.target_bits is None:
-        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
-    else:
-        rate = RateTarget(
-            bitrate=float(job.target_bits * job.clip.properties.frame_rate / len(frames)), controller=job.controller
-        )
-        control = open_control(rate, codec, job.clip.properties, len(frames), lambda message: None)
-        encoder = Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
-    stats = [encoder.encode(frame, frames_left=len(frames) - index)[1] for index, frame in enumerate(frames)]
-    return _of_stats(stats)
+        return Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
+    rate = RateTarget(
+        bitrate=float(job.target_bits * job.clip.properties.frame_rate / frames), controller=job.controller
+    )
+    control = open_control(rate, codec, job.clip.properties, frames, lambda message: None)
+    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
 
 
 def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
@@ -228,34 +251,35 @@ def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
     return rqnet if rqnet is not None and rqnet.mismatch(codec, model) is None else None
 
 
-def _of_stats(stats: Sequence[FrameStats]) -> Encode:
+def has_curve(job: Job, index: int) -> bool:
+    """Whether ``job`` measures the curve of frame ``index``."""
+    if job.controller == CURVES:
+        return index % job.keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
+    return job.target_bits is not None and index == min(FIGURE_FRAME, job.clip.frames // 2)
+
+
+def _summed_up(
+    stats: Sequence[FrameStats],
+    rgb: Sequence[float],
+    similarity: Sequence[float | None],
+    curves: Mapping[int, list[int]],
+) -> Encode:
     return Encode(
-        bits=[each.bits for each in stats],
-        target_bits=[each.target_bits for each in stats],
+        type=[each.type for each in stats],
         quality=[each.quality for each in stats],
-        intra=[each.type == "I" for each in stats],
+        target_bits=[each.target_bits for each in stats],
+        bits=[each.bits for each in stats],
         psnr_y=[round(each.psnr_y, 4) for each in stats],
         psnr_yuv=[round(each.psnr_yuv, 4) for each in stats],
-        predicted=[[round(point.bits, 1) for point in each.points] for each in stats],
+        psnr_rgb=[round(value, 4) for value in rgb],
+        ms_ssim=[None if value is None else round(value, 6) for value in similarity],
+        alpha=[each.alpha for each in stats],
+        beta=[each.beta for each in stats],
+        predicted=[[(point.quality, round(point.bits, 1)) for point in each.points] for each in stats],
         seconds=sum(each.seconds for each in stats),
+        curve_frames=list(curves),
+        curves=list(curves.values()),
     )
-
-
-def has_curve(index: int, keyint: int) -> bool:
-    """Whether a job of ``CURVES`` measures the curve of frame ``index``."""
-    return index % keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
-
-
-def _measure_curves(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
-    started = time.perf_counter()
-    encoder = Encoder(codec, Constant(job.level), keyint=job.keyint)
-    curves, stats = [], []
-    for index, frame in enumerate(frames):
-        state: State | None = encoder.state
-        if has_curve(index, job.keyint):
-            curves.append([8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS])
-        stats.append(encoder.encode(frame)[1])
-    return Encode(**asdict(_of_stats(stats)) | {"curves": curves, "seconds": time.perf_counter() - started})
 
 
 def _digest(paths: Iterable[Path]) -> str:
