@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from math import log
 from pathlib import Path
 from statistics import fmean
 
@@ -113,6 +114,39 @@ def test_frame_files_hold_what_the_rows_sum_up(finished: Path) -> None:
         assert {len(values) for name, values in frames.items() if name in PER_FRAME} == {12}
 
 
+def test_figures_hold_the_truth_beside_what_was_thought(
+    rqlvc: CommandLine, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    figures = json.loads((finished / "figures.json").read_text())
+    files = {
+        (row["sequence"], row["controller"], row["level"]): json.loads((finished / row["frame_file"]).read_text())
+        for row in encodes(finished)
+    }
+    assert {(fit["sequence"], fit["frame"]) for fit in figures["fits"]} == {("first", 4), ("second", 4)}
+    for fit in figures["fits"]:
+        model, points = fit["models"]["logarithmic"], fit["points"]
+        fitted = [model["alpha"] * log(bits) + model["beta"] for _, bits in points]
+        errors = [value - quality for value, (quality, _) in zip(fitted, points, strict=True)]
+        assert sum(errors) == pytest.approx(0, abs=1e-6)  # least squares leaves no mean error
+        spread = sum((quality - fmean(q for q, _ in points)) ** 2 for quality, _ in points)
+        assert model["r_squared"] == pytest.approx(1 - sum(e * e for e in errors) / spread)
+    assert len(figures["predictions"]) == len(figures["deviations"]) == 2 * 2 * 4
+    for each in figures["predictions"]:
+        frames = files[each["sequence"], each["controller"], each["level"]]["encode"]
+        assert each["frame"] == 6 and each["alpha"] == frames["alpha"][6]
+        by_level = sorted(each["points"])
+        assert [bits for _, bits in by_level] == sorted(bits for _, bits in by_level)
+        # What the frame cost in the encode itself lies between its neighbours on the measured curve; zlib is not smooth.
+        below = [bits for quality, bits in by_level if quality <= frames["quality"][6]]
+        above = [bits for quality, bits in by_level if quality >= frames["quality"][6]]
+        assert 0.95 * max(below, default=0) <= frames["bits"][6] <= 1.05 * min(above, default=frames["bits"][6])
+    for each in figures["deviations"]:
+        frames = files[each["sequence"], each["controller"], each["level"]]["encode"]
+        for percent, bits, target in zip(each["percent"], frames["bits"], frames["target_bits"], strict=True):
+            assert (percent is None) == (target is None)
+            assert percent is None or bits == pytest.approx(target * (1 + percent / 100), abs=1 + target * 1e-4)
+
+
 def test_a_second_run_makes_nothing_and_says_the_same(rqlvc: CommandLine, data: Path, finished: Path) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     again = evaluate(rqlvc, data, finished)
@@ -146,7 +180,7 @@ def test_a_mistake_is_a_sentence(
 def test_the_right_model_fits_best() -> None:
     """Frames that follow ln R = a + b q are fitted without error by the logarithm only."""
     curve = [round(100 * 2.718281828 ** (0.07 * level)) for level in CURVE_LEVELS]
-    encode = encode_of(curves=[curve, [2 * bits for bits in curve]])
+    encode = encode_of(curve_frames=[4, 12], curves=[curve, [2 * bits for bits in curve]])
     fits = fits_of(encode)
     assert fits["logarithmic"] > 0.9999 and fits["linear"] < 0.95 and fits["exponential"] < fits["linear"]
 

@@ -40,8 +40,8 @@ def paper(
 ) -> None:
     """The tables of the RQ-LVC paper: every controller at the bits of constant levels.
 
-    Writes results.md and results.json. Encodes are kept in the folder: a rerun makes only what is new, and goes on
-    where a run was stopped.
+    Writes results.md, results.json and figures.json. Encodes are kept in the folder: a rerun makes only what is new,
+    and goes on where a run was stopped.
     """
     from rqlvc.codec.registry import load_codec
     from rqlvc.evaluation.paper import Experiment, check_controllers, run, write

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 
 from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.figures import curves_of, write_figures
 from rqlvc.evaluation.metrics import bd_rate
 from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
-from rqlvc.rate.models import RateQualityModel, fit_exponential, fit_linear, fit_logarithmic, r_squared
-from rqlvc.rate.protocol import RatePoint
+from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
 
 EXPERIMENT = "paper"
@@ -24,11 +24,6 @@ FIRST_FRAMES = 8
 """Of a sequence: where controllers still know little."""
 CURVES_LEVEL = 32.0
 """The constant quality on whose way the models' fits are measured."""
-MODELS: dict[str, Callable[[Sequence[RatePoint]], RateQualityModel]] = {
-    "linear": fit_linear,
-    "exponential": fit_exponential,
-    "logarithmic": fit_logarithmic,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +105,9 @@ def _of(results: Results, controller: str, clip: Clip | None = None) -> list[tup
 
 def fits_of(encode: Encode) -> dict[str, float]:
     """Mean coefficient of determination of each model over the frames whose curve was measured."""
-    scores: dict[str, list[float]] = {name: [] for name in MODELS}
-    for curve in encode.curves:
-        points = [RatePoint(quality, bits) for quality, bits in zip(CURVE_LEVELS, curve, strict=True)]
-        for name, fit in MODELS.items():
+    scores: dict[str, list[float]] = {name: [] for name in FITS}
+    for _, points in curves_of(encode):
+        for name, fit in FITS.items():
             scores[name].append(r_squared(fit(points), points))
     return {name: fmean(values) for name, values in scores.items() if values}
 
@@ -178,7 +172,7 @@ def markdown(experiment: Experiment, results: Results) -> str:
         "",
         f"**R² of the models**, over {len(CURVE_LEVELS)} levels of every eighth inter frame (Table 2).",
         "",
-        *_table("sequence", list(MODELS), fits, "{:.3f}", "average"),
+        *_table("sequence", list(FITS), fits, "{:.3f}", "average"),
     ]
     errors = {
         clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
@@ -223,7 +217,7 @@ def _table(
 
 
 def write(experiment: Experiment, results: Results, out: Path) -> None:
-    """The encodes into ``results.json`` and the tables into ``results.md``, in the folder ``out``."""
+    """``results.json`` (encodes), ``figures.json`` and ``results.md`` (tables) in the folder ``out``."""
     settings = {
         "codec": experiment.codec,
         "model": experiment.model,
@@ -232,4 +226,5 @@ def write(experiment: Experiment, results: Results, out: Path) -> None:
         "levels": list(experiment.levels),
     }
     write_results(out, EXPERIMENT, settings, results.items())
+    write_figures(results, out)
     (out / "results.md").write_text(markdown(experiment, results))
