@@ -136,7 +136,7 @@ def test_figures_hold_the_truth_beside_what_was_thought(
         assert each["frame"] == 6 and each["alpha"] == frames["alpha"][6]
         by_level = sorted(each["points"])
         assert [bits for _, bits in by_level] == sorted(bits for _, bits in by_level)
-        # What the frame cost in the encode itself lies between its neighbours on the measured curve; zlib is not smooth.
+        # What the frame cost in the encode itself lies between its neighbours on the curve; zlib is not smooth.
         below = [bits for quality, bits in by_level if quality <= frames["quality"][6]]
         above = [bits for quality, bits in by_level if quality >= frames["quality"][6]]
         assert 0.95 * max(below, default=0) <= frames["bits"][6] <= 1.05 * min(above, default=frames["bits"][6])
