@@ -4,9 +4,14 @@ A sequence's PSNR is the mean of its frames' PSNRs in dB (not the PSNR of the me
 common test conditions and of the learned-codec literature.
 """
 
+import importlib.util
+import json
 import math
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +24,7 @@ PSNR_CAP = 100.0  # dB: what identical planes score, so that means over frames a
 LUMA_WEIGHT = 6  # PSNR-YUV 6:1:1, the weighting of JCTVC-H0012 for 4:2:0
 MS_SSIM_SMALLEST = 161  # luma samples on each side: five scales of an 11-tap window
 BT709 = 0.2126, 0.0722  # shares of red and blue in luma
+VMAF_MODEL = "vmaf_v0.6.1"  # libvmaf's default
 MINIMUM_POINTS = 4  # points per curve, as in ITU-T VCEG-M33
 MINIMUM_OVERLAP = 0.5  # share of the shorter curve's PSNR range that both curves must cover
 
@@ -104,6 +110,44 @@ def ms_ssim(a: Frame, b: Frame) -> float | None:
     pictures = (torch.from_numpy(frame.y.astype(np.float32))[None, None] for frame in (a, b))
     with torch.inference_mode():
         return float(pytorch_msssim.ms_ssim(*pictures, data_range=PEAK))
+
+
+def vmaf_is_here() -> bool:
+    """Whether the extra ``eval`` is installed, whose FFmpeg measures VMAF."""
+    return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
+def vmaf(sources: Sequence[Frame], shown: Sequence[Frame]) -> list[float]:
+    """VMAF of each frame by libvmaf, ``VMAF_MODEL``, in [0, 100]. All frames of one size.
+
+    Raises :class:`RqlvcError` where FFmpeg fails, as it does without the extra ``eval``.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise RqlvcError("VMAF needs the extra 'eval': pip install 'rqlvc[eval]'.") from None
+    raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-video_size", f"{sources[0].width}x{sources[0].height}"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, frames in (("shown.yuv", shown), ("source.yuv", sources)):
+            with (folder / path).open("wb") as file:
+                for frame in frames:
+                    file.writelines(np.ascontiguousarray(plane).data for plane in (frame.y, frame.u, frame.v))
+        filter_graph = f"libvmaf=model=version={VMAF_MODEL}:n_threads=1:log_fmt=json:log_path=log.json"
+        inputs = ["-threads", "1", *raw, "-i", "shown.yuv", *raw, "-i", "source.yuv"]
+        finished = subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs, "-lavfi", filter_graph, "-f", "null", "-"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+        log = folder / "log.json"
+        if finished.returncode or not log.exists():
+            raise RqlvcError(f"FFmpeg could not measure VMAF: {finished.stderr.decode(errors='replace').strip()}")
+        scores = [float(frame["metrics"]["vmaf"]) for frame in json.loads(log.read_text())["frames"]]
+    if len(scores) != len(sources):
+        raise RqlvcError(f"FFmpeg measured VMAF on {len(scores)} of {len(sources)} frames.")
+    return scores
 
 
 def bd_rate(anchor_points: Sequence[tuple[float, float]], test_points: Sequence[tuple[float, float]]) -> float:

@@ -4,16 +4,18 @@ Per sequence and level, the bits of the constant level are the target of every c
 |target - actual| / target. BD-rates compare each controller's four encodes with the four constant ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.figures import curves_of, write_figures
-from rqlvc.evaluation.metrics import bd_rate
+from rqlvc.evaluation.metrics import bd_rate, vmaf_is_here
 from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
+from rqlvc.evaluation.tables import table
 from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
 
@@ -38,7 +40,19 @@ class Experiment:
     keyint: int = 32
 
     def job(self, clip: Clip, controller: str, level: float, target_bits: int | None = None) -> Job:
-        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits)
+        vmaf = controller == CONSTANT and vmaf_is_here()
+        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As they stand in ``results.json``."""
+        return {
+            "codec": self.codec,
+            "model": self.model,
+            "controllers": list(self.controllers),
+            "keyint": self.keyint,
+            "levels": list(self.levels),
+        }
 
 
 Results = dict[Job, Encode]
@@ -139,7 +153,7 @@ def markdown(experiment: Experiment, results: Results) -> str:
         "",
     ]
     by_clip = {clip: {name: fmean(deviations_of(results, clip, name)) for name in controllers} for clip in clips}
-    lines += _table("sequence", controllers, {clip.name: row for clip, row in by_clip.items()}, "{:.2f}", "average")
+    lines += table("sequence", controllers, {clip.name: row for clip, row in by_clip.items()}, "{:.2f}", "average")
 
     overview: dict[str, dict[str, float | None]] = {}
     for name in controllers:
@@ -165,14 +179,14 @@ def markdown(experiment: Experiment, results: Results) -> str:
         f"{FIRST_FRAMES} frames; BD-rate on PSNR-YUV against a constant level.",
         "",
     ]
-    lines += _table("controller", heads, overview, "{:.2f}")
+    lines += table("controller", heads, overview, "{:.2f}")
 
     fits = {clip.name: fits_of(encode) for clip in clips for _, encode in _of(results, CURVES, clip)}
     lines += [
         "",
         f"**R² of the models**, over {len(CURVE_LEVELS)} levels of every eighth inter frame (Table 2).",
         "",
-        *_table("sequence", list(FITS), fits, "{:.3f}", "average"),
+        *table("sequence", list(FITS), fits, "{:.3f}", "average"),
     ]
     errors = {
         clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
@@ -184,7 +198,7 @@ def markdown(experiment: Experiment, results: Results) -> str:
             "",
             "**RQNet's error in percent** at the level that the frame is coded at, mean over frames (Table 4).",
             "",
-            *_table("sequence", heads, errors, "{:.1f}", "average"),
+            *table("sequence", heads, errors, "{:.1f}", "average"),
         ]
     return "\n".join(lines) + "\n"
 
@@ -194,37 +208,8 @@ def _mean(values: Iterable[float]) -> float | None:
     return fmean(known) if known else None
 
 
-def _table(
-    title: str,
-    heads: Sequence[str],
-    rows: Mapping[str, Mapping[str, float | None]],
-    form: str,
-    average: str | None = None,
-) -> list[str]:
-    """Markdown; a last row of means where ``average`` names it, without those that have a gap."""
-
-    def line(name: str, values: Sequence[float | None]) -> str:
-        return f"| {' | '.join([name, *('-' if value is None else form.format(value) for value in values)])} |"
-
-    lines = [f"| {' | '.join([title, *heads])} |", f"| {' | '.join(['---', *['---:'] * len(heads)])} |"]
-    table = {name: [row.get(head) for head in heads] for name, row in rows.items()}
-    lines += [line(name, values) for name, values in table.items()]
-    if average is not None and table:
-        columns = [[value for value in column if value is not None] for column in zip(*table.values(), strict=True)]
-        means = [fmean(column) if len(column) == len(table) else None for column in columns]
-        lines.append(line(f"**{average}**", means))
-    return lines
-
-
 def write(experiment: Experiment, results: Results, out: Path) -> None:
     """``results.json`` (encodes), ``figures.json`` and ``results.md`` (tables) in the folder ``out``."""
-    settings = {
-        "codec": experiment.codec,
-        "model": experiment.model,
-        "controllers": list(experiment.controllers),
-        "keyint": experiment.keyint,
-        "levels": list(experiment.levels),
-    }
-    write_results(out, EXPERIMENT, settings, results.items())
+    write_results(out, EXPERIMENT, experiment.settings, results.items())
     write_figures(results, out)
     (out / "results.md").write_text(markdown(experiment, results))

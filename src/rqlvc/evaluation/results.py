@@ -42,6 +42,7 @@ def row(experiment: str, job: Job, encode: Encode) -> dict[str, Any]:
         "psnr_yuv": fmean(encode.psnr_yuv),
         "psnr_rgb": fmean(encode.psnr_rgb),
         "ms_ssim": fmean(similarities) if similarities else None,
+        "vmaf": fmean(encode.vmaf) if encode.vmaf else None,
         "seconds": encode.seconds,
         "frame_file": job.file_name,
     }

@@ -8,23 +8,26 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 
 import rqlvc.codec
+import rqlvc.evaluation.anchors
 import rqlvc.rate
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
-from rqlvc.encoder import Encoder, FrameStats
+from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
-from rqlvc.evaluation.metrics import ms_ssim, psnr_rgb
+from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
+from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
+from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.rate.constant import Constant
@@ -42,6 +45,11 @@ FIGURE_FRAME = 16
 clip that has no more than twice as many."""
 ENCODE_FORMAT = 2
 """Goes up when :class:`Encode` gets a field or another meaning: encodes on disk without it are made again."""
+ONE_PASS, TWO_PASS = "one-pass", "two-pass"
+"""How an anchor meets a target."""
+ANCHORS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
+ANCHOR_COST = 0.2
+"""Time of an anchor's encode relative to ours."""
 _ENCODES = "encodes"
 
 
@@ -65,14 +73,18 @@ class Job:
 
     clip: Clip
     codec: str
+    """A registered one, or an anchor."""
     model: str
-    """Identity of the codec's weights."""
+    """Identity of the codec's weights; of an anchor its settings."""
     controller: str
+    """Of an anchor: ``constant``, ``one-pass`` or ``two-pass``."""
     level: float
-    """The constant quality level, or the one whose bits are the target."""
+    """The constant quality level (an anchor's quantiser), or the level of ours whose bits are the target."""
     keyint: int
     target_bits: int | None = None
     """None at a constant quality."""
+    vmaf: bool = False
+    """Whether VMAF is measured."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -81,12 +93,17 @@ class Job:
             "format": ENCODE_FORMAT,
             "clip": self.clip.digest,
             "frames": self.clip.frames,
-            "codec": [self.codec, self.model, codec_digest()],
-            "controller": [self.controller, _controller_digest(self.controller)],
+            "codec": [self.codec, self.model, _anchor_digest() if self.is_anchor else codec_digest()],
+            "controller": [self.controller, None if self.is_anchor else _controller_digest(self.controller)],
             "level": self.level,
             "keyint": self.keyint,
             "target_bits": self.target_bits,
+            "vmaf": VMAF_MODEL if self.vmaf else None,
         }
+
+    @property
+    def is_anchor(self) -> bool:
+        return self.codec in ANCHORS
 
     @property
     def file_name(self) -> str:
@@ -96,7 +113,7 @@ class Job:
     @property
     def cost(self) -> float:
         """Relative time it takes."""
-        runs = 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
+        runs = ANCHOR_COST if self.is_anchor else 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
         return runs * self.clip.frames * self.clip.properties.width * self.clip.properties.height
 
 
@@ -106,7 +123,8 @@ class Encode:
 
     type: list[str]
     """I or P."""
-    quality: list[float]
+    quality: list[float | None]
+    """None for an anchor."""
     target_bits: list[float | None]
     bits: list[int]
     psnr_y: list[float]
@@ -121,6 +139,8 @@ class Encode:
     """Quality and bits of the points that the controller had, predicted or really coded; empty where it had none."""
     seconds: float
     """Of the codec, the controller and the predictor, in one thread."""
+    vmaf: list[float] = field(default_factory=list)
+    """Empty where it was not asked for."""
     curve_frames: list[int] = field(default_factory=list)
     """Frames that were also coded at each of ``CURVE_LEVELS`` from the same state."""
     curves: list[list[int]] = field(default_factory=list)
@@ -215,24 +235,86 @@ def _codec(name: str) -> Codec:
 
 def run_job(job: Job) -> Encode:
     """Encode. Raises :class:`RqlvcError` when the installed codec is not the one that ``job`` names."""
-    codec = _codec(job.codec)
-    if codec.identity != job.model:
-        raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
     torch.set_num_threads(1)  # a codec of other make may not have
     with open_reader(job.clip.path, frames=job.clip.frames) as reader:
         frames = list(reader)
+    return _encode_anchor(job, frames) if job.is_anchor else _encode(job, frames)
+
+
+def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
+    codec = _codec(job.codec)
+    if codec.identity != job.model:
+        raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
     encoder = _open_encoder(job, codec, len(frames))
-    full_range = job.clip.properties.colour.full_range
-    stats, rgb, similarity, curves = [], [], [], {}
+    stats, shown, curves = [], [], {}
     for index, frame in enumerate(frames):
         if has_curve(job, index):
             state: State | None = None if index % job.keyint == 0 else encoder.state
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         stats.append(encoder.encode(frame, frames_left=len(frames) - index)[1])
         assert encoder.reconstruction is not None
-        rgb.append(psnr_rgb(frame, encoder.reconstruction, full_range))
-        similarity.append(ms_ssim(frame, encoder.reconstruction))
-    return _summed_up(stats, rgb, similarity, curves)
+        shown.append(encoder.reconstruction)
+    return Encode(
+        type=[each.type for each in stats],
+        quality=[each.quality for each in stats],
+        target_bits=[each.target_bits for each in stats],
+        bits=[each.bits for each in stats],
+        alpha=[each.alpha for each in stats],
+        beta=[each.beta for each in stats],
+        predicted=[[(point.quality, round(point.bits, 1)) for point in each.points] for each in stats],
+        seconds=sum(each.seconds for each in stats),
+        curve_frames=list(curves),
+        curves=list(curves.values()),
+        **_distortions(job, frames, shown),
+    )
+
+
+def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
+    shown: list[Frame] = []
+    rate: int | AnchorBitrate
+    if job.target_bits is None:
+        rate = round(job.level)
+    else:
+        kilobits = anchor_kilobits(job.target_bits, job.clip)
+        rate = AnchorBitrate(kilobits, 2 if job.controller == TWO_PASS else 1)
+    result = encode_anchor(
+        frames,
+        job.clip.properties.frame_rate,
+        cast(AnchorEncoder, job.codec),
+        rate,
+        job.keyint,
+        on_frame=lambda source, picture: shown.append(picture),
+    )
+    unknown = [None] * len(frames)
+    return Encode(
+        type=list(result.picture_types),
+        quality=[*unknown],
+        target_bits=[*unknown],
+        bits=list(result.frame_bits),
+        alpha=[*unknown],
+        beta=[*unknown],
+        predicted=[[] for _ in frames],
+        seconds=result.seconds,
+        **_distortions(job, frames, shown),
+    )
+
+
+def anchor_kilobits(bits: float, clip: Clip) -> int:
+    """The whole kilobits per second nearest to ``bits`` for all of ``clip``, which is what anchors can be asked for."""
+    return max(1, round(bits * clip.properties.frame_rate / clip.frames / 1000))
+
+
+def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> dict[str, Any]:
+    pairs = list(zip(frames, shown, strict=True))
+    full_range = job.clip.properties.colour.full_range
+    similarities = [ms_ssim(source, picture) for source, picture in pairs]
+    return {
+        "psnr_y": [round(psnr_y(source, picture), 4) for source, picture in pairs],
+        "psnr_yuv": [round(psnr_yuv(source, picture), 4) for source, picture in pairs],
+        "psnr_rgb": [round(psnr_rgb(source, picture, full_range), 4) for source, picture in pairs],
+        "ms_ssim": [None if value is None else round(value, 6) for value in similarities],
+        "vmaf": vmaf(frames, shown) if job.vmaf else [],
+    }
 
 
 def _open_encoder(job: Job, codec: Codec, frames: int) -> Encoder:
@@ -258,30 +340,6 @@ def has_curve(job: Job, index: int) -> bool:
     return job.target_bits is not None and index == min(FIGURE_FRAME, job.clip.frames // 2)
 
 
-def _summed_up(
-    stats: Sequence[FrameStats],
-    rgb: Sequence[float],
-    similarity: Sequence[float | None],
-    curves: Mapping[int, list[int]],
-) -> Encode:
-    return Encode(
-        type=[each.type for each in stats],
-        quality=[each.quality for each in stats],
-        target_bits=[each.target_bits for each in stats],
-        bits=[each.bits for each in stats],
-        psnr_y=[round(each.psnr_y, 4) for each in stats],
-        psnr_yuv=[round(each.psnr_yuv, 4) for each in stats],
-        psnr_rgb=[round(value, 4) for value in rgb],
-        ms_ssim=[None if value is None else round(value, 6) for value in similarity],
-        alpha=[each.alpha for each in stats],
-        beta=[each.beta for each in stats],
-        predicted=[[(point.quality, round(point.bits, 1)) for point in each.points] for each in stats],
-        seconds=sum(each.seconds for each in stats),
-        curve_frames=list(curves),
-        curves=list(curves.values()),
-    )
-
-
 def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -297,6 +355,11 @@ def _sources(package: Any) -> tuple[Path, ...]:
 def codec_digest() -> str:
     """Digest of the codec's sources: an encoder may choose differently with the same weights."""
     return _digest(_sources(rqlvc.codec))
+
+
+@functools.cache
+def _anchor_digest() -> str:
+    return _digest([Path(rqlvc.evaluation.anchors.__file__)])
 
 
 @functools.cache
