@@ -1,7 +1,10 @@
 """``rqlvc evaluate paper`` on real clips with a plugged-in codec, checked against encodes made by hand."""
 
+import itertools
 import json
 import shutil
+from bisect import bisect
+from fractions import Fraction
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -9,9 +12,11 @@ from statistics import fmean
 import pytest
 from scipy.interpolate import PchipInterpolator
 
-from conftest import CommandLine, make_clip, register
+from conftest import CommandLine, make_clip, read_frames, register, same_picture
 from rqlvc.evaluation.paper import fits_of, frame_deviations
-from rqlvc.evaluation.sweep import CURVE_LEVELS, Encode
+from rqlvc.evaluation.stress import Trial, outcome
+from rqlvc.evaluation.sweep import CURVE_LEVELS, Clip, Encode, Job
+from rqlvc.media.properties import VideoProperties
 
 CONTROLLERS = "no-rqnet,pi"
 SEQUENCES = "first", "second"
@@ -259,6 +264,66 @@ def test_anchors_meet_the_same_targets_beside_us(
             for codec in (each["anchor"], "toy")
         )
         assert each["percent"] == pytest.approx(recomputed_bd_rate(*curves), abs=1e-6)
+
+
+def test_stress_cuts_repeats_and_changes_rates(rqlvc: CommandLine, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    make_clip(tmp_path / "data" / "third.mkv", width=96, height=64, frames=9, rate=30)
+    shutil.copy(data / "first.mkv", tmp_path / "data")
+    out = tmp_path / "run"
+    result = rqlvc(
+        *("evaluate", "stress", "--data", tmp_path / "data", "--out", out, "--codec", "toy", "--jobs", "1"),
+        *("--controllers", "no-rqnet", "--frames", "24", "--keyint", "8"),
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert (out / "stress.md").read_bytes() == result.stdout
+    report = json.loads((out / "results.json").read_text())
+    trials = report["experiments"]["stress"]["trials"]
+    assert [each["kind"] for each in trials] == ["targets"] * 8 + ["cuts", "repeats", "steps"]
+    cuts, repeats, steps = trials[-3:]
+
+    first, third = read_frames(tmp_path / "data" / "first.mkv"), read_frames(tmp_path / "data" / "third.mkv")
+    glued = read_frames(out / "clips" / "cuts_96x64.y4m")
+    assert cuts["events"] == [15, 24, 39]
+    parts = first[:15], third, first[:15], third
+    assert all(same_picture(a, b) for a, b in zip(glued, itertools.chain(*parts), strict=True))
+    again = read_frames(out / "clips" / "first_10_times.y4m")
+    assert len(again) == 70 and all(same_picture(frame, first[i % 7]) for i, frame in enumerate(again))
+
+    assert steps["rates"] == [[0, 400_000], [23, 200_000], [46, 800_000]] and steps["events"] == [23, 46]
+    rows = {row["frame_file"]: row for row in report["encodes"]}
+    for each in trials:
+        row = rows[each["frame_file"]]
+        frames = json.loads((out / each["frame_file"]).read_text())["encode"]
+        rate = float(Fraction(row["frame_rate"]))
+        starts, values = zip(*each["rates"], strict=True)
+        targets = [values[bisect(starts, index) - 1] / rate for index in range(row["frames"])]
+        assert row["target_bits"] == pytest.approx(sum(targets), abs=1)
+        second = min(round(rate), row["frames"])
+        worst = max(
+            100 * abs(sum(frames["bits"][i : i + second]) / sum(targets[i : i + second]) - 1)
+            for i in range(row["frames"] - second + 1)
+        )
+        assert each["worst_second_percent"] == pytest.approx(worst)
+        assert each["delta_r_percent"] == pytest.approx(100 * abs(row["actual_bits"] / row["target_bits"] - 1))
+        assert len(each["recovery_seconds"]) == len(each["events"])
+    halves = json.loads((out / steps["frame_file"]).read_text())["encode"]["target_bits"]
+    assert sum(halves[24:32]) < sum(halves[:8]) and sum(halves[24:32]) < sum(halves[56:64]) / 2
+    assert steps["frame_file"] != repeats["frame_file"]
+
+
+def test_recovery_is_the_time_to_the_first_window_near_the_target() -> None:
+    """Twice the bits for ten frames after a cut, then what was asked for, with groups of five frames."""
+    properties = VideoProperties(96, 64, Fraction(10))
+    clip = Clip("glued.y4m", "", properties, 60)
+    job = Job(clip, "toy", "", "pi", None, 5, 60 * 100, rates=((0, 1000),))
+    bits = [100] * 20 + [200] * 10 + [100] * 30
+    encode = encode_of(bits=bits, quality=[30.0] * 60)
+    assert outcome(Trial("cuts", job, (20, 40)), encode).recovery_seconds == (1.0, 0.0)
+    assert outcome(Trial("cuts", job, (20, 28)), encode).recovery_seconds == (None, 0.2)
+    assert outcome(Trial("cuts", job, (20,)), encode).worst_second_percent == pytest.approx(100)
+    assert not outcome(Trial("cuts", job, (20,)), encode).out_of_reach
+    assert outcome(Trial("cuts", job, (20,)), encode_of(bits=bits, quality=[63.0] * 60)).out_of_reach
 
 
 @pytest.mark.parametrize(

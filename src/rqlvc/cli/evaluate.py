@@ -95,8 +95,33 @@ def anchors(
     typer.echo((out / "anchors.md").read_text(), nl=False)
 
 
+@evaluate_app.command()
+def stress(
+    data: Data,
+    out: Out,
+    codec: CodecName = "rqlvc",
+    controllers: Controllers = "",
+    sequences: Sequences = "",
+    frames: Frames = 96,
+    keyint: Keyint = 32,
+    jobs: Jobs = None,
+) -> None:
+    """Rate control where it is hard: targets off the grid, hard cuts, long repeats, and rates that change midway.
+
+    Writes stress.md and results.json, and the clips that it makes from the sequences. Encodes are kept in the folder.
+    """
+    from rqlvc.evaluation.stress import run, trials, write
+
+    experiment = _experiment(data, out, codec, controllers, sequences, None, frames, keyint)
+    planned = trials(experiment, frames, out)
+    with _resumable():
+        results = run(planned, out, _processes(jobs), _progress())
+    write(experiment, planned, results, out)
+    typer.echo((out / "stress.md").read_text(), nl=False)
+
+
 def _experiment(
-    data: Path, out: Path, codec: str, controllers: str, sequences: str, levels: str, frames: int, keyint: int
+    data: Path, out: Path, codec: str, controllers: str, sequences: str, levels: str | None, frames: int, keyint: int
 ) -> "Experiment":
     from rqlvc.codec.registry import load_codec
     from rqlvc.evaluation.paper import Experiment, check_controllers
@@ -108,7 +133,7 @@ def _experiment(
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
-    return Experiment(clips, codec, model, names, _levels(levels), keyint)
+    return Experiment(clips, codec, model, names, () if levels is None else _levels(levels), keyint)
 
 
 def _processes(jobs: int | None) -> int:
@@ -125,7 +150,7 @@ def _progress() -> Callable[["Job", float], None]:
         done += job.cost
         minutes = (time.monotonic() - started) / 60 * left / done
         what = f"{job.clip.name}, {job.codec}, {job.controller}"
-        say(f"{what}, q {job.level:g} done; about {minutes:.0f} min left of this stage")
+        say(f"{what}, {job.goal} done; about {minutes:.0f} min left of this stage")
 
     return on_done
 

@@ -63,7 +63,7 @@ def run(
 ) -> Results:
     """All encodes, kept in ``out``: first those at constant qualities, of which ours set the targets."""
 
-    def anchor(encoder: AnchorEncoder, clip: Clip, controller: str, level: float, bits: int | None) -> Job:
+    def anchor(encoder: AnchorEncoder, clip: Clip, controller: str, level: float | None, bits: int | None) -> Job:
         vmaf = experiment.job(clip, CONSTANT, level).vmaf and bits is None
         return Job(clip, encoder, anchor_identity(encoder), controller, level, experiment.keyint, bits, vmaf)
 

@@ -74,7 +74,7 @@ def deviations(results: Mapping[Job, Encode]) -> list[dict[str, Any]]:
 
 def write_figures(results: Mapping[Job, Encode], out: Path) -> None:
     """``figures.json`` in the folder ``out``."""
-    order = sorted(results, key=lambda job: (job.clip.name, job.controller, job.level))
+    order = sorted(results, key=lambda job: (job.clip.name, job.controller, job.level or 0.0))
     ordered = {job: results[job] for job in order}
     data = {
         "schema": SCHEMA,

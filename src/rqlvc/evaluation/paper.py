@@ -39,7 +39,7 @@ class Experiment:
     levels: Sequence[float] = LEVELS
     keyint: int = 32
 
-    def job(self, clip: Clip, controller: str, level: float, target_bits: int | None = None) -> Job:
+    def job(self, clip: Clip, controller: str, level: float | None, target_bits: int | None = None) -> Job:
         vmaf = controller == CONSTANT and vmaf_is_here()
         return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf)
 
@@ -105,8 +105,11 @@ def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
 
 def deviations_of(results: Results, clip: Clip, controller: str) -> list[float]:
     """A controller's deviation at each level."""
-    rows = [(job.level, deviation(job, encode)) for job, encode in _of(results, controller, clip)]
-    return [value for _, value in sorted(rows)]
+    return [deviation(job, encode) for job, encode in sorted(_of(results, controller, clip), key=_level)]
+
+
+def _level(item: tuple[Job, Encode]) -> float:
+    return item[0].level or 0.0
 
 
 def _of(results: Results, controller: str, clip: Clip | None = None) -> list[tuple[Job, Encode]]:

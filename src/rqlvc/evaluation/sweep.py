@@ -78,13 +78,16 @@ class Job:
     """Identity of the codec's weights; of an anchor its settings."""
     controller: str
     """Of an anchor: ``constant``, ``one-pass`` or ``two-pass``."""
-    level: float
-    """The constant quality level (an anchor's quantiser), or the level of ours whose bits are the target."""
+    level: float | None
+    """The constant quality level (an anchor's quantiser), or the level of ours whose bits are the target; None for a
+    target from elsewhere."""
     keyint: int
     target_bits: int | None = None
     """None at a constant quality."""
     vmaf: bool = False
     """Whether VMAF is measured."""
+    rates: tuple[tuple[int, int], ...] = ()
+    """Bits per second from frame to frame, the first from frame 0 on; empty for the one rate of ``target_bits``."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class Job:
             "keyint": self.keyint,
             "target_bits": self.target_bits,
             "vmaf": VMAF_MODEL if self.vmaf else None,
+            "rates": self.rates,
         }
 
     @property
@@ -109,6 +113,13 @@ class Job:
     def file_name(self) -> str:
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         return f"{_ENCODES}/{digest[:32]}.json"
+
+    @property
+    def goal(self) -> str:
+        """For people."""
+        if self.level is not None:
+            return f"q {self.level:g}"
+        return " ".join(f"{rate / 1000:g}" for _, rate in self.rates) + " kbit/s"
 
     @property
     def cost(self) -> float:
@@ -165,10 +176,11 @@ def file_digest(path: Path) -> str:
 
 def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
     """As :func:`find_sequences`, opened."""
-    return [_open_clip(path, frames) for path in find_sequences(folder, names)]
+    return [open_clip(path, frames) for path in find_sequences(folder, names)]
 
 
-def _open_clip(path: Path, frames: int) -> Clip:
+def open_clip(path: Path, frames: int) -> Clip:
+    """The first ``frames`` frames of a file, or all it has where it has fewer."""
     with open_reader(str(path), frames=frames) as reader:
         available = reader.frame_count or sum(1 for _ in reader)
         return Clip(str(path), file_digest(path), reader.properties, min(available, frames))
@@ -246,11 +258,14 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
     if codec.identity != job.model:
         raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
     encoder = _open_encoder(job, codec, len(frames))
+    later_rates = dict(job.rates[1:])
     stats, shown, curves = [], [], {}
     for index, frame in enumerate(frames):
         if has_curve(job, index):
             state: State | None = None if index % job.keyint == 0 else encoder.state
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
+        if index in later_rates:
+            encoder.controller.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
         stats.append(encoder.encode(frame, frames_left=len(frames) - index)[1])
         assert encoder.reconstruction is not None
         shown.append(encoder.reconstruction)
@@ -273,6 +288,7 @@ def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
     shown: list[Frame] = []
     rate: int | AnchorBitrate
     if job.target_bits is None:
+        assert job.level is not None
         rate = round(job.level)
     else:
         kilobits = anchor_kilobits(job.target_bits, job.clip)
@@ -319,11 +335,12 @@ def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> d
 
 def _open_encoder(job: Job, codec: Codec, frames: int) -> Encoder:
     if job.target_bits is None:
+        assert job.level is not None
         return Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
-    rate = RateTarget(
-        bitrate=float(job.target_bits * job.clip.properties.frame_rate / frames), controller=job.controller
+    bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / frames
+    control = open_control(
+        RateTarget(float(bitrate), controller=job.controller), codec, job.clip.properties, frames, lambda message: None
     )
-    control = open_control(rate, codec, job.clip.properties, frames, lambda message: None)
     return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
 
 
