@@ -17,6 +17,7 @@ import numpy as np
 from rqlvc.codec.registry import load_codec
 from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, run_jobs
+from rqlvc.parallel import Processes
 
 LEVELS = (0.0, 10.0, 18.0, 27.0, 35.0, 43.0, 52.0, 60.0, 63.0)
 
@@ -50,7 +51,7 @@ def main() -> None:
     results = run_jobs(
         wanted,
         arguments.out,
-        arguments.jobs,
+        Processes(arguments.jobs),
         lambda job, left: print(f"{job.clip.name} {job.level:g}, {left / total:.0%} left", file=sys.stderr),
     )
     kept: dict[str, np.ndarray] = {"levels": np.array(LEVELS)}

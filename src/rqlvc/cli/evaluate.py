@@ -1,6 +1,5 @@
 """``rqlvc evaluate``."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rqlvc.cli.console import say
-from rqlvc.cli.options import EXIT_INTERRUPTED
+from rqlvc.cli.options import EXIT_INTERRUPTED, Address, EngineName, Jobs, open_engine
 
 if TYPE_CHECKING:
     from rqlvc.evaluation.paper import Experiment
@@ -32,7 +31,6 @@ Sequences = Annotated[str, typer.Option(metavar="A,B", help="Names without suffi
 Levels = Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")]
 Frames = Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")]
 Keyint = Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Encodes at a time.  [default: all cores]")]
 
 
 @evaluate_app.command()
@@ -46,6 +44,8 @@ def paper(
     frames: Frames = 96,
     keyint: Keyint = 32,
     jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
 ) -> None:
     """The tables of the RQ-LVC paper: every controller at the bits of constant levels.
 
@@ -54,9 +54,10 @@ def paper(
     """
     from rqlvc.evaluation.paper import run, write
 
+    parallel = open_engine(engine, address, jobs)
     experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
     with _resumable():
-        results = run(experiment, out, _processes(jobs), _progress())
+        results = run(experiment, out, parallel, _progress())
     write(experiment, results, out)
     typer.echo((out / "results.md").read_text(), nl=False)
 
@@ -75,6 +76,8 @@ def anchors(
     frames: Frames = 96,
     keyint: Keyint = 32,
     jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
 ) -> None:
     """The same sequences and targets through x264, x265 and SVT-AV1: BD-rates, and how well each meets a bitrate.
 
@@ -88,9 +91,10 @@ def anchors(
     unknown = set(_names(encoders)) - set(chosen)
     if unknown or not chosen:
         raise typer.BadParameter(f"'{encoders}' must name encoders of {', '.join(ANCHORS)}.")
+    parallel = open_engine(engine, address, jobs)
     experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
     with _resumable():
-        results = run(experiment, chosen, out, _processes(jobs), _progress())
+        results = run(experiment, chosen, out, parallel, _progress())
     write(experiment, chosen, results, out)
     typer.echo((out / "anchors.md").read_text(), nl=False)
 
@@ -105,6 +109,8 @@ def stress(
     frames: Frames = 96,
     keyint: Keyint = 32,
     jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
 ) -> None:
     """Rate control where it is hard: targets off the grid, hard cuts, long repeats, and rates that change midway.
 
@@ -112,10 +118,11 @@ def stress(
     """
     from rqlvc.evaluation.stress import run, trials, write
 
+    parallel = open_engine(engine, address, jobs)
     experiment = _experiment(data, out, codec, controllers, sequences, None, frames, keyint)
     planned = trials(experiment, frames, out)
     with _resumable():
-        results = run(planned, out, _processes(jobs), _progress())
+        results = run(planned, out, parallel, _progress())
     write(experiment, planned, results, out)
     typer.echo((out / "stress.md").read_text(), nl=False)
 
@@ -134,10 +141,6 @@ def _experiment(
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
     return Experiment(clips, codec, model, names, () if levels is None else _levels(levels), keyint)
-
-
-def _processes(jobs: int | None) -> int:
-    return jobs or os.cpu_count() or 1
 
 
 def _progress() -> Callable[["Job", float], None]:

@@ -18,6 +18,7 @@ from rqlvc.evaluation.paper import Experiment, Results
 from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, ONE_PASS, TWO_PASS, Clip, Encode, Job, anchor_kilobits, run_jobs
 from rqlvc.evaluation.tables import table
+from rqlvc.parallel import Engine
 
 EXPERIMENT = "anchors"
 """Its name in ``results.json``."""
@@ -58,7 +59,7 @@ def run(
     experiment: Experiment,
     encoders: Sequence[AnchorEncoder],
     out: Path,
-    processes: int,
+    engine: Engine,
     on_done: Callable[[Job, float], None] = lambda job, left: None,
 ) -> Results:
     """All encodes, kept in ``out``: first those at constant qualities, of which ours set the targets."""
@@ -74,7 +75,7 @@ def run(
         for clip in experiment.clips
         for quantiser in quantisers(encoder, experiment.keyint)
     ]
-    results = run_jobs(ours + curves, out, processes, on_done)
+    results = run_jobs(ours + curves, out, engine, on_done)
     targeted = [
         experiment.job(job.clip, controller, job.level, sum(results[job].bits))
         for controller in experiment.controllers
@@ -86,7 +87,7 @@ def run(
         for controller in PASSES[encoder]
         for job in ours
     ]
-    return results | run_jobs(targeted, out, processes, on_done)
+    return results | run_jobs(targeted, out, engine, on_done)
 
 
 def _asked_for(bits: int, clip: Clip) -> int:

@@ -16,6 +16,7 @@ from rqlvc.evaluation.metrics import bd_rate, vmaf_is_here
 from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
 from rqlvc.evaluation.tables import table
+from rqlvc.parallel import Engine
 from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
 
@@ -67,18 +68,18 @@ def check_controllers(names: Sequence[str]) -> None:
 
 
 def run(
-    experiment: Experiment, out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, left: None
+    experiment: Experiment, out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, left: None
 ) -> Results:
     """All encodes of ``experiment``, kept in ``out``: first the constant ones, which set the targets."""
     constant = [experiment.job(clip, CONSTANT, level) for clip in experiment.clips for level in experiment.levels]
     curves = [experiment.job(clip, CURVES, CURVES_LEVEL) for clip in experiment.clips]
-    results = run_jobs(constant + curves, out, processes, on_done)
+    results = run_jobs(constant + curves, out, engine, on_done)
     controlled = [
         experiment.job(job.clip, controller, job.level, sum(results[job].bits))
         for controller in experiment.controllers
         for job in constant
     ]
-    return results | run_jobs(controlled, out, processes, on_done)
+    return results | run_jobs(controlled, out, engine, on_done)
 
 
 def frame_deviations(encode: Encode, frames: int | None = None) -> list[float]:

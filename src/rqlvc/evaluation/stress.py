@@ -19,6 +19,7 @@ from rqlvc.evaluation.sweep import Clip, Encode, Job, open_clip, run_jobs
 from rqlvc.evaluation.tables import table
 from rqlvc.media.reader import open_reader
 from rqlvc.media.y4m import FRAME_SIGNATURE, header_bytes
+from rqlvc.parallel import Engine
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN
 
 EXPERIMENT = "stress"
@@ -134,10 +135,10 @@ def _glue(parts: Sequence[tuple[Clip, int]], path: Path) -> Clip:
 
 
 def run(
-    found: Sequence[Trial], out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, left: None
+    found: Sequence[Trial], out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, left: None
 ) -> Results:
     """The encodes of the trials, kept in ``out``."""
-    return run_jobs([trial.job for trial in found], out, processes, on_done)
+    return run_jobs([trial.job for trial in found], out, engine, on_done)
 
 
 def outcome(trial: Trial, encode: Encode) -> Outcome:

@@ -8,10 +8,9 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -30,6 +29,7 @@ from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
+from rqlvc.parallel import Engine, spread
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
@@ -187,11 +187,12 @@ def open_clip(path: Path, frames: int) -> Clip:
 
 
 def run_jobs(
-    jobs: Iterable[Job], out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, cost: None
+    jobs: Iterable[Job], out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, cost: None
 ) -> dict[Job, Encode]:
     """The results of ``jobs``, from the folder ``out`` where they are there, made and kept there where not.
 
     ``on_done`` hears of each that is made, with the cost still to come. A stopped run loses what was being coded.
+    Raises :class:`RqlvcError`, after all others, for encodes whose workers died.
     """
     found: dict[Job, Encode] = {}
     missing = []
@@ -204,28 +205,22 @@ def run_jobs(
     (out / _ENCODES).mkdir(parents=True, exist_ok=True)
     missing.sort(key=lambda job: -job.cost)
     left = sum(job.cost for job in missing)
-    for job, encode in _made(missing, processes):
-        _store(out / job.file_name, job, encode)
-        found[job] = encode
-        left -= job.cost
-        on_done(job, left)
+    lost = []
+    for order, encode in spread(run_order, [Order(job, job.file_name) for job in missing], engine):
+        if encode is None:
+            lost.append(order.job)
+            continue
+        _store(out / order.job.file_name, order.job, encode)
+        found[order.job] = encode
+        left -= order.job.cost
+        on_done(order.job, left)
+    if lost:
+        names = ", ".join(f"{job.clip.name} ({job.codec}, {job.controller}, {job.goal})" for job in lost)
+        raise RqlvcError(
+            f"workers died again and again, perhaps for want of memory, over {names}: all else is done and kept; "
+            "the same command tries them again."
+        )
     return found
-
-
-def _made(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Encode]]:
-    """Jobs with their results, as they come."""
-    if processes == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, run_job(job)
-        return
-    # Spawned: a fork of a process with PyTorch's threads may hang.
-    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
-        futures = {pool.submit(run_job, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _load(path: Path) -> Encode | None:
@@ -243,6 +238,28 @@ def _store(path: Path, job: Job, encode: Encode) -> None:
 def _codec(name: str) -> Codec:
     """Of a process: loading one takes longer than a short encode."""
     return load_codec(name, device="cpu", threads=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job for another process or machine, and the name of its file here, which is a digest of all it depends on."""
+
+    job: Job
+    file_name: str
+
+
+def run_order(order: Order) -> Encode:
+    """As :func:`run_job`. Raises :class:`RqlvcError` where this machine has other sources, weights or sequences."""
+    if order.job.file_name != order.file_name:
+        raise RqlvcError(f"{socket.gethostname()} has another version of rqlvc, or it was changed: start again.")
+    if _known_digest(order.job.clip.path) != order.job.clip.digest:
+        raise RqlvcError(f"{order.job.clip.path} on {socket.gethostname()} is not the file it was: start again.")
+    return run_job(order.job)
+
+
+@functools.cache
+def _known_digest(path: str) -> str:
+    return file_digest(Path(path))
 
 
 def run_job(job: Job) -> Encode:
