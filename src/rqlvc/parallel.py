@@ -20,9 +20,9 @@ Result = TypeVar("Result")
 
 RETRIES = 2
 """Times that Ray starts an item again whose worker died."""
-CONNECT_SECONDS = 10
 QUEUE = 2
 """Items handed out at a time for each worker: one in work, one that waits."""
+CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
