@@ -74,12 +74,12 @@ def psnr_rgb(a: Frame, b: Frame, full_range: bool = False) -> float:
     BT.709's matrix (ITU-R BT.709-6, 3.2), whatever the video says of itself, as in the literature; a chroma sample
     stands for the 2x2 luma samples that it covers. ``full_range``: luma black is 0 and white 255, else 16 and 235.
     """
-    difference = _to_rgb(a, full_range)
-    np.subtract(difference, _to_rgb(b, full_range), out=difference)
+    difference = to_rgb(a, full_range)
+    np.subtract(difference, to_rgb(b, full_range), out=difference)
     return psnr(float(np.einsum("chw,chw->", difference, difference, dtype=np.float64)) / difference.size)
 
 
-def _to_rgb(frame: Frame, full_range: bool) -> npt.NDArray[np.float32]:
+def to_rgb(frame: Frame, full_range: bool) -> npt.NDArray[np.float32]:
     """(3, height, width) in [0, 1]."""
     height, width = frame.y.shape
     black, luma_span, chroma_span = (0, 255, 255) if full_range else (16, 219, 224)
