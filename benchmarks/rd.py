@@ -19,7 +19,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 import av
 import numpy as np
@@ -36,7 +36,7 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 
 OURS = "rqlvc"
-ANCHORS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
+ANCHORS: tuple[AnchorEncoder, ...] = ("libx264", "libx265")
 PRESET = "medium"
 CRFS = (47, 43, 39, 35, 31, 27, 23, 19, 15)  # about the distortions of constant QP 49 to 17
 INTRA_QPS = (51, 47, 43, 39, 35, 31, 27, 23, 19)  # x264 codes intra frames 3 below the QP that it is given

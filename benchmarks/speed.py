@@ -1,12 +1,15 @@
 """Speed, cost and memory of our codec at three sizes, and the start-up time of the real command.
 
-    python benchmarks/speed.py [--input CLIP] [--sizes 416x240,832x480] [--frames 24] [--threads N] [--json FILE]
+    python benchmarks/speed.py [--input CLIP] [--sizes 416x240,832x480] [--frames 24] [--file-frames 96] [--threads N]
+        [--json FILE]
     python benchmarks/speed.py --memory
 
-Every size runs in fresh processes: one as users run it, for frames per second and peak memory; two without compilation,
-where hooks on the modules give seconds per stage, and PyTorch's FLOP counter multiply-accumulates (FLOPs / 2;
-convolutions and matrix products, no elementwise work) per luma pixel. A stage is a direct child of the codec's
-``model``, or one of its methods; "elsewhere" is everything outside them (motion search, warping, copies).
+Every size runs in fresh processes: a file through the real commands, which code groups of pictures side by side, for
+frames per second, the time to the first frame and peak memory; the same codec frame by frame, as a bitrate or a live
+source needs it, on as many threads as PyTorch has; and twice without compilation, where hooks on the modules give
+seconds per stage, and PyTorch's FLOP counter multiply-accumulates (FLOPs / 2; convolutions and matrix products, no
+elementwise work) per luma pixel. A stage is a direct child of the codec's ``model``, or one of its methods; "elsewhere"
+is everything outside them (motion search, warping, copies).
 
 ``--memory`` checks that memory does not grow with length: it encodes 100 and 3,000 frames through the command.
 """
@@ -21,7 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from inspect import isfunction
@@ -282,51 +285,54 @@ def child(arguments: argparse.Namespace) -> None:
 # The real command
 
 
-def first_frame_seconds(frames: list[Frame], threads: int | None) -> float:
-    """From the start of ``rqlvc encode`` to its report of the first coded frame."""
-    width, height = frames[0].width, frames[0].height
+@dataclass(frozen=True)
+class FileRun:
+    """A file through ``rqlvc encode`` and ``rqlvc decode``, as users run them: groups of pictures side by side."""
+
+    frames: int
+    first_frame_seconds: float
+    """From the start of the command to its report of the first coded frame."""
+    encode_fps: float
+    decode_fps: float
+    peak_bytes: int
+    """Of the encode."""
+
+
+def measure_file(frames: Iterable[Frame], width: int, height: int, threads: int | None) -> FileRun:
     with tempfile.TemporaryDirectory() as folder:
-        source, output = Path(folder, "in.y4m"), Path(folder, "out.mkv")
-        source.write_bytes(b"".join(y4m_chunks(frames[:WARM_UP_FRAMES], width, height)))
-        started = time.perf_counter()
-        with subprocess.Popen(
-            [*encode_command(str(source), str(output), threads), "--json"], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if json.loads(line)["type"] == "frame":
-                    seconds = time.perf_counter() - started
-                    process.communicate()
-                    return seconds
-    raise RqlvcError("rqlvc encode ended without having coded a frame; its own message stands above.")
+        source, output, decoded = (str(Path(folder, name)) for name in ("in.y4m", "out.mkv", "decoded.y4m"))
+        with open(source, "wb") as file:
+            file.writelines(y4m_chunks(frames, width, height))
+        first, encoded, peak = command_run(["encode", source, "-o", output, "--quality", str(QUALITY)], threads)
+        _, decoding, _ = command_run(["decode", output, "-o", decoded], threads)
+        return FileRun(encoded["frames"], first, encoded["encode_fps"], decoding["decode_fps"], peak)
 
 
-def encode_command(source: str, output: str, threads: int | None) -> list[str]:
-    command = [sys.executable, "-m", "rqlvc.cli", "encode", source, "-o", output, "--quality", str(QUALITY)]
-    return command + (["--threads", str(threads)] if threads else [])
-
-
-def command_peak_bytes(width: int, height: int, count: int, threads: int | None) -> int:
-    """Peak memory of ``rqlvc encode`` on ``count`` frames that arrive through a pipe."""
-    with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("w+") as log:
-        command = encode_command("-", str(Path(folder, "out.mkv")), threads)
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as pipe:  # if the command gave up, its exit status tells
-            for chunk in y4m_chunks(synthetic_frames(width, height, count), width, height):
-                pipe.write(chunk)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            log.seek(0)
-            raise RqlvcError(f"rqlvc encode failed on {count} frames: {log.read()[-500:].strip()}")
-        return 1024 * usage.ru_maxrss
+def command_run(arguments: list[str], threads: int | None) -> tuple[float, dict[str, Any], int]:
+    """Seconds to the first line of ``rqlvc arguments --json``, its last line, and its peak memory in bytes."""
+    command = [sys.executable, "-m", "rqlvc.cli", *arguments, "--json"]
+    command += ["--threads", str(threads)] if threads else []
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    last = process.stdout.readline()
+    first_seconds = time.perf_counter() - started
+    for line in process.stdout:
+        last = line
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RqlvcError(f"rqlvc {arguments[0]} failed; its own message stands above.")
+    return first_seconds, json.loads(last), 1024 * usage.ru_maxrss
 
 
 def check_memory(sizes: list[tuple[int, int]], threads: int | None) -> None:
     short, long = MEMORY_LENGTHS
     for width, height in sizes:
-        peaks = [command_peak_bytes(width, height, count, threads) for count in MEMORY_LENGTHS]
+        runs = [
+            measure_file(synthetic_frames(width, height, count), width, height, threads) for count in MEMORY_LENGTHS
+        ]
+        peaks = [run.peak_bytes for run in runs]
         growth = peaks[1] / peaks[0] - 1
         print(
             f"{width}x{height}: {peaks[0] / MEGABYTE:.0f} MB for {short} frames, {peaks[1] / MEGABYTE:.0f} MB for "
@@ -340,14 +346,16 @@ def check_memory(sizes: list[tuple[int, int]], threads: int | None) -> None:
 
 
 def report(sizes: dict[str, dict[str, Any]]) -> str:
-    heads = ["encode fps", "decode fps", "encode CPU s/frame", "decode CPU s/frame", "first frame s", "peak MB", "bpp"]
+    heads = ["file: encode fps", "decode fps", "first frame s", "peak MB"]
+    heads += ["frame by frame: encode fps", "decode fps", "encode CPU s/frame", "decode CPU s/frame", "peak MB", "bpp"]
     lines = [f"| size | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
     for size, result in sizes.items():
-        timing = result["timing"]
+        timing, file = result["timing"], result["file"]
         lines.append(
-            f"| {size} | {timing['encode_fps']:.2f} | {timing['decode_fps']:.2f} "
+            f"| {size} | {file['encode_fps']:.2f} | {file['decode_fps']:.2f} | {file['first_frame_seconds']:.2f} "
+            f"| {file['peak_bytes'] / MEGABYTE:.0f} | {timing['encode_fps']:.2f} | {timing['decode_fps']:.2f} "
             f"| {timing['encode_cpu_seconds']:.3f} | {timing['decode_cpu_seconds']:.3f} "
-            f"| {result['first_frame_seconds']:.2f} | {timing['peak_bytes'] / MEGABYTE:.0f} "
+            f"| {timing['peak_bytes'] / MEGABYTE:.0f} "
             f"| {timing['bits_per_pixel']:.3f} |"
         )
     for size, result in sizes.items():
@@ -389,6 +397,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input", help="clip to scale to each size; default: synthetic motion")
     parser.add_argument("--sizes", help=f"WIDTHxHEIGHT, comma-separated; default: {SIZES}, with --memory {MEMORY_SIZE}")
     parser.add_argument("--frames", type=int, default=24, help="frames at each size; default: %(default)s")
+    parser.add_argument("--file-frames", type=int, default=96, help="frames of the file; default: %(default)s")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the codec's choice")
     parser.add_argument("--json", type=Path, help="write all numbers to this file as well")
     parser.add_argument("--memory", action="store_true", help="compare 100 and 3,000 frames instead")
@@ -408,8 +417,8 @@ def run(arguments: argparse.Namespace) -> None:
         for width, height in parse_sizes(arguments.sizes or SIZES):
             size = f"{width}x{height}"
             print(size, file=sys.stderr)
-            first = content(arguments.input, width, height, WARM_UP_FRAMES)
-            results[size] = {"first_frame_seconds": first_frame_seconds(first, arguments.threads)}
+            frames = content(arguments.input, width, height, arguments.file_frames)
+            results[size] = {"file": asdict(measure_file(frames, width, height, arguments.threads))}
             results[size] |= {task: in_child(task, arguments, size) for task in ("timing", "seconds", "flops")}
         print(report(results))
         if arguments.json:

@@ -16,19 +16,19 @@ import numpy as np
 
 from rqlvc.codec.registry import load_codec
 from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, has_curve, run_jobs
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, run_jobs
+from rqlvc.parallel import Processes
 
 LEVELS = (0.0, 10.0, 18.0, 27.0, 35.0, 43.0, 52.0, 60.0, 63.0)
 
 
-def dependence(constant: list[Encode], curves: Encode, keyint: int) -> float:
+def dependence(constant: list[Encode], curves: Encode) -> float:
     """d ln R / d (q - q of the reference), at equal q: frames from a state at one level against constant levels."""
-    frames = [index for index in range(len(curves.bits)) if has_curve(index, keyint)]
     away, excess = [], []
-    for row, frame in enumerate(frames):
+    for frame, bits in zip(curves.curve_frames, curves.curves, strict=True):
         flat = np.interp(CURVE_LEVELS, LEVELS, [np.log(each.bits[frame]) for each in constant])
         away += [level - CURVES_LEVEL for level in CURVE_LEVELS]
-        excess += list(np.log(curves.curves[row]) - flat)
+        excess += list(np.log(bits) - flat)
     x, y = np.array(away), np.array(excess)
     return float((x * y).sum() / (x * x).sum())
 
@@ -51,17 +51,18 @@ def main() -> None:
     results = run_jobs(
         wanted,
         arguments.out,
-        arguments.jobs,
+        Processes(arguments.jobs),
         lambda job, left: print(f"{job.clip.name} {job.level:g}, {left / total:.0%} left", file=sys.stderr),
     )
     kept: dict[str, np.ndarray] = {"levels": np.array(LEVELS)}
     for clip in clips:
         encodes = [results[job] for job in jobs[clip]]
-        slope = dependence(encodes, results[curves[clip]], experiment.keyint)
+        slope = dependence(encodes, results[curves[clip]])
         rate = float(clip.properties.frame_rate)
         kept[f"{clip.name}.bits"] = np.array([each.bits for each in encodes], np.int32)
         kept[f"{clip.name}.psnr"] = np.array([each.psnr_yuv for each in encodes], np.float16)
-        kept[f"{clip.name}.predicted"] = np.array([each.predicted for each in encodes], np.float32).astype(np.int32)
+        predicted = [[[bits for _, bits in points] for points in each.predicted] for each in encodes]
+        kept[f"{clip.name}.predicted"] = np.array(predicted, np.float32).astype(np.int32)
         kept[f"{clip.name}.facts"] = np.array([clip.properties.width * clip.properties.height, rate, slope])
         print(f"{clip.name}: {slope:+.4f} of ln R for each level above the reference")
     np.savez_compressed(arguments.to, **kept)  # type: ignore[arg-type]

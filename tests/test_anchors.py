@@ -4,15 +4,16 @@ import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 
 from rqlvc.errors import RqlvcError
-from rqlvc.evaluation.anchors import AnchorEncoder, AnchorResult, encode_anchor
+from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, AnchorResult, encode_anchor
 from rqlvc.media.frame import Frame
 
-ENCODERS: tuple[AnchorEncoder, ...] = ("libx264", "libx265")
+ENCODERS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
 RATE = Fraction(25)
 
 
@@ -32,14 +33,17 @@ def moving_clip(frames: int, width: int = 96, height: int = 64) -> list[Frame]:
     return clip
 
 
-def encode(encoder: AnchorEncoder, quantiser: int, keyint: int, clip: list[Frame] | None = None) -> AnchorResult:
-    return encode_anchor(clip or moving_clip(20), RATE, encoder, quantiser, keyint)
+def encode(
+    encoder: AnchorEncoder, rate: int | AnchorBitrate, keyint: int, clip: list[Frame] | None = None
+) -> AnchorResult:
+    return encode_anchor(clip or moving_clip(20), RATE, encoder, rate, keyint)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("keyint", [1, 8])
 def test_a_coarser_quantiser_costs_fewer_bits_and_more_distortion(encoder: AnchorEncoder, keyint: int) -> None:
-    results = [encode(encoder, quantiser, keyint) for quantiser in (20, 28, 36, 44)]
+    quantisers = (20, 32, 44, 63) if encoder == "libsvtav1" else (20, 28, 36, 44)
+    results = [encode(encoder, quantiser, keyint) for quantiser in quantisers]
     for finer, coarser in pairwise(results):
         assert coarser.bits < finer.bits
         assert coarser.psnr_y < finer.psnr_y
@@ -84,6 +88,35 @@ def test_odd_sizes_are_measured_without_padding(encoder: AnchorEncoder) -> None:
     assert result.psnr_y > 40
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_bits_of_the_frames_add_up(encoder: AnchorEncoder) -> None:
+    result = encode(encoder, 30, 8)
+    assert len(result.frame_bits) == 20 and sum(result.frame_bits) == result.bits
+    intra = [bits for bits, kind in zip(result.frame_bits, result.picture_types, strict=True) if kind == "I"]
+    assert min(intra) > max(bits for bits in result.frame_bits if bits not in intra)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "passes"), [("libx264", 1), ("libx264", 2), ("libx265", 1), ("libx265", 2), ("libsvtav1", 1)]
+)
+def test_more_bits_per_second_are_spent_where_they_are_asked_for(encoder: AnchorEncoder, passes: Literal[1, 2]) -> None:
+    clip = moving_clip(60)
+    results = [encode(encoder, AnchorBitrate(kilobits, passes), 20, clip) for kilobits in (150, 300)]
+    low, high = (result.bits / 60 * float(RATE) / 1000 for result in results)
+    assert 150 * 0.6 < low < 150 * 1.4 and 300 * 0.6 < high < 300 * 1.4 and high > 1.5 * low
+    assert results[0].picture_types == "".join("P" if index % 20 else "I" for index in range(60))
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+def test_two_passes_know_what_is_coming(encoder: AnchorEncoder) -> None:
+    """A still half before a restless one: who has seen both lands nearer to the bitrate."""
+    still, restless = moving_clip(1) * 30, moving_clip(30)
+    target = 250
+    one, two = (encode(encoder, AnchorBitrate(target, passes), 60, still + restless) for passes in (1, 2))
+    wanted = 1000 * target * 60 / RATE
+    assert abs(two.bits - wanted) < abs(one.bits - wanted)
+
+
 def test_a_long_clip_is_not_held_in_memory() -> None:
     clip, alive, most = moving_clip(20), 0, 0
 
@@ -111,6 +144,12 @@ def test_bad_requests_are_refused_in_words() -> None:
         encode_anchor(clip, RATE, "h264", 30, 8)  # type: ignore[arg-type]
     with pytest.raises(RqlvcError, match="quantiser is 0"):
         encode_anchor(clip, RATE, "libx264", 0, 8)
+    with pytest.raises(RqlvcError, match="quantiser is 52"):
+        encode_anchor(clip, RATE, "libx265", 52, 8)
+    with pytest.raises(RqlvcError, match="no second pass"):
+        encode_anchor(clip, RATE, "libsvtav1", AnchorBitrate(100, 2), 8)
+    with pytest.raises(RqlvcError, match="bitrate is 0"):
+        encode_anchor(clip, RATE, "libx264", AnchorBitrate(0), 8)
     with pytest.raises(RqlvcError, match="keyint is 0"):
         encode_anchor(clip, RATE, "libx264", 30, 0)
     with pytest.raises(RqlvcError, match="no frames"):

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rqlvc.errors import RqlvcError
-from rqlvc.evaluation.metrics import PSNR_CAP, bd_rate, mse, mse_y, psnr, psnr_y, psnr_yuv
+from rqlvc.evaluation.metrics import (
+    PSNR_CAP,
+    bd_rate,
+    ms_ssim,
+    mse,
+    mse_y,
+    psnr,
+    psnr_rgb,
+    psnr_y,
+    psnr_yuv,
+    vmaf,
+    vmaf_is_here,
+)
 from rqlvc.media.frame import Frame, Plane
 
 NO_DEADLINE = settings(deadline=None)  # the machine may be busy
@@ -134,3 +146,52 @@ def test_curves_without_a_meaningful_bd_rate_are_refused(test: list[tuple[float,
         bd_rate(CURVE, test)
     with pytest.raises(RqlvcError, match=message):
         bd_rate(test, CURVE)
+
+
+def flat(y: int, u: int, v: int, width: int = 20, height: int = 11) -> Frame:
+    chroma = ((height + 1) // 2, (width + 1) // 2)
+    return Frame(np.full((height, width), y, np.uint8), np.full(chroma, u, np.uint8), np.full(chroma, v, np.uint8))
+
+
+# The colour bars of BT.709 in 8 bits.
+BLACK, WHITE, RED, GREEN, BLUE = (16, 128, 128), (235, 128, 128), (63, 102, 240), (173, 42, 26), (32, 240, 118)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(WHITE, 3), (RED, 1), (GREEN, 1), (BLUE, 1)])
+def test_rgb_of_bt_709_colours_against_black(colour: tuple[int, int, int], channels: int) -> None:
+    assert psnr_rgb(flat(*colour), flat(*BLACK)) == pytest.approx(-10 * math.log10(channels / 3), abs=0.05)
+
+
+def test_an_error_of_luma_is_one_of_all_three_colours() -> None:
+    assert psnr_rgb(flat(100, 128, 128), flat(103, 128, 128)) == pytest.approx(20 * math.log10(219 / 3), abs=1e-3)
+    assert psnr_rgb(flat(100, 128, 128), flat(103, 128, 128), True) == pytest.approx(20 * math.log10(85), abs=1e-3)
+    assert psnr_rgb(flat(100, 90, 128), flat(100, 90, 128)) == PSNR_CAP
+    assert psnr_rgb(flat(240, 128, 128), flat(250, 128, 128)) == PSNR_CAP  # both whiter than white
+
+
+def test_structural_similarity_falls_with_noise_and_is_none_for_small_pictures() -> None:
+    ramp = np.add.outer(np.arange(170), np.arange(180)).astype(np.uint8) // 2 + 30
+    draw = np.random.default_rng(3)
+
+    def noisy(deviation: float) -> Frame:
+        luma = np.clip(ramp + draw.normal(0, deviation, ramp.shape), 0, 255).astype(np.uint8)
+        return Frame(luma, luma[::2, ::2], luma[::2, ::2])
+
+    clean = noisy(0)
+    scores = [ms_ssim(clean, noisy(deviation)) for deviation in (0, 3, 12)]
+    assert scores[0] == pytest.approx(1) and None not in scores
+    assert scores == sorted(scores, reverse=True) and scores[2] < 0.99
+    assert ms_ssim(noisy_frame(1), noisy_frame(1)) is None
+
+
+@pytest.mark.skipif(not vmaf_is_here(), reason="the extra eval is not installed")
+def test_vmaf_falls_with_noise() -> None:
+    def clip(deviation: float) -> list[Frame]:
+        draw = np.random.default_rng(4)
+        lumas = [noisy_frame(seed, 96, 64).y // 4 + 90 for seed in range(3)]
+        noisy = [np.clip(luma + draw.normal(0, deviation, luma.shape), 0, 255).astype(np.uint8) for luma in lumas]
+        return [Frame(luma, luma[::2, ::2], luma[::2, ::2]) for luma in noisy]
+
+    same, worse = vmaf(clip(0), clip(0)), vmaf(clip(0), clip(25))
+    assert len(same) == len(worse) == 3
+    assert min(same) > 90 and all(bad < good - 5 for bad, good in zip(worse, same, strict=True))

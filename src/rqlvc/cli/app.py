@@ -17,6 +17,7 @@ from rqlvc.cli.encode import encode
 from rqlvc.cli.evaluate import evaluate_app
 from rqlvc.cli.info import info
 from rqlvc.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED
+from rqlvc.cli.report import report
 from rqlvc.cli.train import train_app
 from rqlvc.errors import RqlvcError
 
@@ -78,6 +79,7 @@ app.command()(decode)
 app.command()(info)
 app.command()(codecs)
 app.command()(controllers)
+app.command()(report)
 app.command()(collect)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")

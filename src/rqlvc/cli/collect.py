@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rqlvc.cli.console import say
-from rqlvc.cli.options import EXIT_INTERRUPTED, Device, Model, Threads
+from rqlvc.cli.options import EXIT_INTERRUPTED, Address, Device, EngineName, Model, Threads, open_engine
 
 if TYPE_CHECKING:
     from rqlvc.training.collect import Collection
@@ -23,16 +23,26 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all choices.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
 ) -> None:
     """Collect what frames really cost at four quality levels, for 'rqlvc train rqnet'.
+
+    One process does it here; '--engine ray' spreads it over a cluster, on CPUs, one thread each, with the results of
+    '--device cpu --threads 1'.
 
     Keep the clips that you measure on out of the folder. Ctrl-C and kills lose seconds: go on with --resume.
     """
     import time
 
     from rqlvc.codec.registry import load_codec
+    from rqlvc.parallel import Processes
+    from rqlvc.training.collect import Cluster
     from rqlvc.training.collect import collect as run
 
+    parallel = open_engine(engine, address, None if engine == "ray" else 1)
+    if engine == "ray":
+        device, threads = "cpu", 1
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     started = time.monotonic()
 
@@ -46,7 +56,15 @@ def collect(
         say(f"{done.samples}/{samples} samples, {done.bytes / 1e6:.1f} MB, {max(left, 0):.0f} min left")
 
     try:
-        done = run(videos, out, loaded, samples=samples, minutes=minutes, seed=seed, resume=resume, on_shard=on_shard)
+        done = run(
+            *(videos, out, loaded),
+            samples=samples,
+            minutes=minutes,
+            seed=seed,
+            resume=resume,
+            cluster=None if isinstance(parallel, Processes) else Cluster(parallel, model),
+            on_shard=on_shard,
+        )
     except KeyboardInterrupt:
         say(f"interrupted: go on with --resume --out {out}")
         raise typer.Exit(EXIT_INTERRUPTED) from None

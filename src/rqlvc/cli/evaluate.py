@@ -1,16 +1,18 @@
 """``rqlvc evaluate``."""
 
-import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rqlvc.cli.console import say
-from rqlvc.cli.options import EXIT_INTERRUPTED
+from rqlvc.cli.options import EXIT_INTERRUPTED, Address, EngineName, Jobs, open_engine
 
 if TYPE_CHECKING:
+    from rqlvc.evaluation.paper import Experiment
     from rqlvc.evaluation.sweep import Job
 
 evaluate_app = typer.Typer(
@@ -21,30 +23,115 @@ evaluate_app = typer.Typer(
 )
 
 
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Keeps ``paper`` a subcommand while it is the only one."""
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder of sequences.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results, and of all encodes.")]
+CodecName = Annotated[str, typer.Option("--codec", metavar="NAME", help="A codec that 'rqlvc codecs' lists.")]
+Controllers = Annotated[str, typer.Option(metavar="A,B", help="Default: all that meet a bitrate.")]
+Sequences = Annotated[str, typer.Option(metavar="A,B", help="Names without suffix.  [default: all]")]
+Levels = Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")]
+Frames = Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")]
+Keyint = Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")]
 
 
 @evaluate_app.command()
 def paper(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of sequences.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results, and of all encodes.")],
-    codec: Annotated[str, typer.Option(metavar="NAME", help="A codec that 'rqlvc codecs' lists.")] = "rqlvc",
-    controllers: Annotated[str, typer.Option(metavar="A,B", help="Default: all that meet a bitrate.")] = "",
-    sequences: Annotated[str, typer.Option(metavar="A,B", help="Names without suffix.  [default: all]")] = "",
-    levels: Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")] = "10,27,43,60",
-    frames: Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")] = 96,
-    keyint: Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")] = 32,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Encodes at a time.  [default: all cores]")] = None,
+    data: Data,
+    out: Out,
+    codec: CodecName = "rqlvc",
+    controllers: Controllers = "",
+    sequences: Sequences = "",
+    levels: Levels = "10,27,43,60",
+    frames: Frames = 96,
+    keyint: Keyint = 32,
+    jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
 ) -> None:
     """The tables of the RQ-LVC paper: every controller at the bits of constant levels.
 
-    Writes results.md and results.json. Encodes are kept in the folder: a rerun makes only what is new, and goes on
-    where a run was stopped.
+    Writes results.md, results.json and figures.json. Encodes are kept in the folder: a rerun makes only what is new,
+    and goes on where a run was stopped.
     """
+    from rqlvc.evaluation.paper import run, write
+
+    parallel = open_engine(engine, address, jobs)
+    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
+    with _resumable():
+        results = run(experiment, out, parallel, _progress())
+    write(experiment, results, out)
+    typer.echo((out / "results.md").read_text(), nl=False)
+
+
+@evaluate_app.command()
+def anchors(
+    data: Data,
+    out: Out,
+    codec: CodecName = "rqlvc",
+    encoders: Annotated[
+        str, typer.Option(metavar="A,B", help="Of libx264, libx265 and libsvtav1.")
+    ] = "libx264,libx265,libsvtav1",
+    controllers: Annotated[str, typer.Option(metavar="A,B", help="Ours to show beside them.")] = "adaptive",
+    sequences: Sequences = "",
+    levels: Levels = "10,27,43,60",
+    frames: Frames = 96,
+    keyint: Keyint = 32,
+    jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
+) -> None:
+    """The same sequences and targets through x264, x265 and SVT-AV1: BD-rates, and how well each meets a bitrate.
+
+    Writes anchors.md and results.json. Encodes are kept in the folder and shared with 'rqlvc evaluate paper'.
+    VMAF is measured where the extra 'eval' is installed.
+    """
+    from rqlvc.evaluation.comparison import run, write
+    from rqlvc.evaluation.sweep import ANCHORS
+
+    chosen = [encoder for encoder in ANCHORS if encoder in _names(encoders)]
+    unknown = set(_names(encoders)) - set(chosen)
+    if unknown or not chosen:
+        raise typer.BadParameter(f"'{encoders}' must name encoders of {', '.join(ANCHORS)}.")
+    parallel = open_engine(engine, address, jobs)
+    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
+    with _resumable():
+        results = run(experiment, chosen, out, parallel, _progress())
+    write(experiment, chosen, results, out)
+    typer.echo((out / "anchors.md").read_text(), nl=False)
+
+
+@evaluate_app.command()
+def stress(
+    data: Data,
+    out: Out,
+    codec: CodecName = "rqlvc",
+    controllers: Controllers = "",
+    sequences: Sequences = "",
+    frames: Frames = 96,
+    keyint: Keyint = 32,
+    jobs: Jobs = None,
+    engine: EngineName = "processes",
+    address: Address = "auto",
+) -> None:
+    """Rate control where it is hard: targets off the grid, hard cuts, long repeats, and rates that change midway.
+
+    Writes stress.md and results.json, and the clips that it makes from the sequences. Encodes are kept in the folder.
+    """
+    from rqlvc.evaluation.stress import run, trials, write
+
+    parallel = open_engine(engine, address, jobs)
+    experiment = _experiment(data, out, codec, controllers, sequences, None, frames, keyint)
+    planned = trials(experiment, frames, out)
+    with _resumable():
+        results = run(planned, out, parallel, _progress())
+    write(experiment, planned, results, out)
+    typer.echo((out / "stress.md").read_text(), nl=False)
+
+
+def _experiment(
+    data: Path, out: Path, codec: str, controllers: str, sequences: str, levels: str | None, frames: int, keyint: int
+) -> "Experiment":
     from rqlvc.codec.registry import load_codec
-    from rqlvc.evaluation.paper import Experiment, check_controllers, run, write
+    from rqlvc.evaluation.paper import Experiment, check_controllers
     from rqlvc.evaluation.sweep import find_clips
     from rqlvc.rate.registry import CONTROLLERS
 
@@ -53,7 +140,11 @@ def paper(
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
-    experiment = Experiment(clips, codec, model, names, _levels(levels), keyint)
+    return Experiment(clips, codec, model, names, () if levels is None else _levels(levels), keyint)
+
+
+def _progress() -> Callable[["Job", float], None]:
+    """Says what is done and when the rest will be."""
     started = time.monotonic()
     done = 0.0
 
@@ -61,15 +152,19 @@ def paper(
         nonlocal done
         done += job.cost
         minutes = (time.monotonic() - started) / 60 * left / done
-        say(f"{job.clip.name}, {job.controller}, q {job.level:g} done; about {minutes:.0f} min left of this stage")
+        what = f"{job.clip.name}, {job.codec}, {job.controller}"
+        say(f"{what}, {job.goal} done; about {minutes:.0f} min left of this stage")
 
+    return on_done
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
     try:
-        results = run(experiment, out, jobs or os.cpu_count() or 1, on_done)
+        yield
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    write(experiment, results, out)
-    typer.echo((out / "results.md").read_text(), nl=False)
 
 
 def _names(text: str) -> list[str]:

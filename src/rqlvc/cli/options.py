@@ -1,12 +1,16 @@
 """Options and checks that subcommands share."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from rqlvc.errors import RqlvcError
+
+if TYPE_CHECKING:
+    from rqlvc.parallel import Engine
 
 PIPE = "-"
 EXIT_FAILURE = 1
@@ -65,6 +69,25 @@ Model = Annotated[
     ),
 ]
 FrameCount = Annotated[int | None, typer.Option("--frames", min=1, help="Stop after this many frames.")]
+
+Jobs = Annotated[int | None, typer.Option(min=1, help="Encodes at a time, of processes.  [default: all cores]")]
+EngineName = Annotated[
+    str, typer.Option("--engine", metavar="NAME", help="processes of this machine, or ray: all CPUs of a Ray cluster.")
+]
+Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; auto: the one running here.")]
+
+
+def open_engine(name: str, address: str, jobs: int | None) -> "Engine":
+    """Where work is done, as ``--engine``, ``--address`` and ``--jobs`` say."""
+    from rqlvc.parallel import Processes, RayCluster
+
+    if name == "processes":
+        return Processes(jobs or os.cpu_count() or 1)
+    if name != "ray":
+        raise typer.BadParameter(f"'{name}' is no engine: choose processes or ray.")
+    if jobs is not None:
+        raise typer.BadParameter("--jobs is for processes of this machine: a Ray cluster uses all its CPUs.")
+    return RayCluster(address)
 
 
 def check_files(source: str, output: str, *, overwrite: bool, json: bool) -> None:

@@ -4,31 +4,29 @@ Per sequence and level, the bits of the constant level are the target of every c
 |target - actual| / target. BD-rates compare each controller's four encodes with the four constant ones.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rqlvc.errors import RqlvcError
-from rqlvc.evaluation.metrics import bd_rate
+from rqlvc.evaluation.figures import curves_of, write_figures
+from rqlvc.evaluation.metrics import bd_rate, vmaf_is_here
+from rqlvc.evaluation.results import deviation, write_results
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
-from rqlvc.rate.models import RateQualityModel, fit_exponential, fit_linear, fit_logarithmic, r_squared
-from rqlvc.rate.protocol import RatePoint
+from rqlvc.evaluation.tables import table
+from rqlvc.parallel import Engine
+from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
 
-SCHEMA = "rqlvc-results-1"
+EXPERIMENT = "paper"
+"""Its name in ``results.json``."""
 LEVELS = (10.0, 27.0, 43.0, 60.0)
 FIRST_FRAMES = 8
 """Of a sequence: where controllers still know little."""
 CURVES_LEVEL = 32.0
 """The constant quality on whose way the models' fits are measured."""
-MODELS: dict[str, Callable[[Sequence[RatePoint]], RateQualityModel]] = {
-    "linear": fit_linear,
-    "exponential": fit_exponential,
-    "logarithmic": fit_logarithmic,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,20 @@ class Experiment:
     levels: Sequence[float] = LEVELS
     keyint: int = 32
 
-    def job(self, clip: Clip, controller: str, level: float, target_bits: int | None = None) -> Job:
-        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits)
+    def job(self, clip: Clip, controller: str, level: float | None, target_bits: int | None = None) -> Job:
+        vmaf = controller == CONSTANT and vmaf_is_here()
+        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As they stand in ``results.json``."""
+        return {
+            "codec": self.codec,
+            "model": self.model,
+            "controllers": list(self.controllers),
+            "keyint": self.keyint,
+            "levels": list(self.levels),
+        }
 
 
 Results = dict[Job, Encode]
@@ -58,30 +68,24 @@ def check_controllers(names: Sequence[str]) -> None:
 
 
 def run(
-    experiment: Experiment, out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, left: None
+    experiment: Experiment, out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, left: None
 ) -> Results:
     """All encodes of ``experiment``, kept in ``out``: first the constant ones, which set the targets."""
     constant = [experiment.job(clip, CONSTANT, level) for clip in experiment.clips for level in experiment.levels]
     curves = [experiment.job(clip, CURVES, CURVES_LEVEL) for clip in experiment.clips]
-    results = run_jobs(constant + curves, out, processes, on_done)
+    results = run_jobs(constant + curves, out, engine, on_done)
     controlled = [
         experiment.job(job.clip, controller, job.level, sum(results[job].bits))
         for controller in experiment.controllers
         for job in constant
     ]
-    return results | run_jobs(controlled, out, processes, on_done)
-
-
-def deviation(job: Job, encode: Encode) -> float:
-    """|target - actual| / target in percent (Eq. 9)."""
-    assert job.target_bits is not None
-    return 100 * abs(job.target_bits - sum(encode.bits)) / job.target_bits
+    return results | run_jobs(controlled, out, engine, on_done)
 
 
 def frame_deviations(encode: Encode, frames: int | None = None) -> list[float]:
     """|target - actual| / target in percent of each inter frame among the first ``frames``."""
-    rows = list(zip(encode.intra, encode.bits, encode.target_bits, strict=True))[:frames]
-    return [100 * abs(bits - target) / target for intra, bits, target in rows if target and not intra]
+    rows = list(zip(encode.type, encode.bits, encode.target_bits, strict=True))[:frames]
+    return [100 * abs(bits - target) / target for kind, bits, target in rows if target and kind == "P"]
 
 
 def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
@@ -102,8 +106,11 @@ def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
 
 def deviations_of(results: Results, clip: Clip, controller: str) -> list[float]:
     """A controller's deviation at each level."""
-    rows = [(job.level, deviation(job, encode)) for job, encode in _of(results, controller, clip)]
-    return [value for _, value in sorted(rows)]
+    return [deviation(job, encode) for job, encode in sorted(_of(results, controller, clip), key=_level)]
+
+
+def _level(item: tuple[Job, Encode]) -> float:
+    return item[0].level or 0.0
 
 
 def _of(results: Results, controller: str, clip: Clip | None = None) -> list[tuple[Job, Encode]]:
@@ -116,21 +123,22 @@ def _of(results: Results, controller: str, clip: Clip | None = None) -> list[tup
 
 def fits_of(encode: Encode) -> dict[str, float]:
     """Mean coefficient of determination of each model over the frames whose curve was measured."""
-    scores: dict[str, list[float]] = {name: [] for name in MODELS}
-    for curve in encode.curves:
-        points = [RatePoint(quality, bits) for quality, bits in zip(CURVE_LEVELS, curve, strict=True)]
-        for name, fit in MODELS.items():
+    scores: dict[str, list[float]] = {name: [] for name in FITS}
+    for _, points in curves_of(encode):
+        for name, fit in FITS.items():
             scores[name].append(r_squared(fit(points), points))
     return {name: fmean(values) for name, values in scores.items() if values}
 
 
-def prediction_error(job: Job, encode: Encode, levels: Sequence[float] = LEVELS) -> float | None:
+def prediction_error(job: Job, encode: Encode) -> float | None:
     """Mean |predicted - actual| / actual in percent of RQNet at the job's level (Eq. 10); None where it has none."""
-    if job.level not in levels or not encode.predicted[0]:
-        return None
-    index = list(levels).index(job.level)
-    pairs = zip(encode.predicted, encode.bits, strict=True)
-    return fmean(100 * abs(predicted[index] - bits) / bits for predicted, bits in pairs)
+    errors = [
+        100 * abs(predicted - bits) / bits
+        for points, bits in zip(encode.predicted, encode.bits, strict=True)
+        for quality, predicted in points
+        if quality == job.level
+    ]
+    return _mean(errors)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -149,7 +157,7 @@ def markdown(experiment: Experiment, results: Results) -> str:
         "",
     ]
     by_clip = {clip: {name: fmean(deviations_of(results, clip, name)) for name in controllers} for clip in clips}
-    lines += _table("sequence", controllers, {clip.name: row for clip, row in by_clip.items()}, "{:.2f}", "average")
+    lines += table("sequence", controllers, {clip.name: row for clip, row in by_clip.items()}, "{:.2f}", "average")
 
     overview: dict[str, dict[str, float | None]] = {}
     for name in controllers:
@@ -175,14 +183,14 @@ def markdown(experiment: Experiment, results: Results) -> str:
         f"{FIRST_FRAMES} frames; BD-rate on PSNR-YUV against a constant level.",
         "",
     ]
-    lines += _table("controller", heads, overview, "{:.2f}")
+    lines += table("controller", heads, overview, "{:.2f}")
 
     fits = {clip.name: fits_of(encode) for clip in clips for _, encode in _of(results, CURVES, clip)}
     lines += [
         "",
         f"**R² of the models**, over {len(CURVE_LEVELS)} levels of every eighth inter frame (Table 2).",
         "",
-        *_table("sequence", list(MODELS), fits, "{:.3f}", "average"),
+        *table("sequence", list(FITS), fits, "{:.3f}", "average"),
     ]
     errors = {
         clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
@@ -194,7 +202,7 @@ def markdown(experiment: Experiment, results: Results) -> str:
             "",
             "**RQNet's error in percent** at the level that the frame is coded at, mean over frames (Table 4).",
             "",
-            *_table("sequence", heads, errors, "{:.1f}", "average"),
+            *table("sequence", heads, errors, "{:.1f}", "average"),
         ]
     return "\n".join(lines) + "\n"
 
@@ -204,61 +212,8 @@ def _mean(values: Iterable[float]) -> float | None:
     return fmean(known) if known else None
 
 
-def _table(
-    title: str,
-    heads: Sequence[str],
-    rows: Mapping[str, Mapping[str, float | None]],
-    form: str,
-    average: str | None = None,
-) -> list[str]:
-    """Markdown; a last row of means where ``average`` names it, without those that have a gap."""
-
-    def line(name: str, values: Sequence[float | None]) -> str:
-        return f"| {' | '.join([name, *('-' if value is None else form.format(value) for value in values)])} |"
-
-    lines = [f"| {' | '.join([title, *heads])} |", f"| {' | '.join(['---', *['---:'] * len(heads)])} |"]
-    table = {name: [row.get(head) for head in heads] for name, row in rows.items()}
-    lines += [line(name, values) for name, values in table.items()]
-    if average is not None and table:
-        columns = [[value for value in column if value is not None] for column in zip(*table.values(), strict=True)]
-        means = [fmean(column) if len(column) == len(table) else None for column in columns]
-        lines.append(line(f"**{average}**", means))
-    return lines
-
-
-def rows(experiment: Experiment, results: Results) -> dict[str, Any]:
-    """``results.json``: a row for each encode; its frames are in the file that the row names."""
-    return {
-        "schema": SCHEMA,
-        "codec": experiment.codec,
-        "model": experiment.model,
-        "keyint": experiment.keyint,
-        "levels": list(experiment.levels),
-        "encodes": [
-            {
-                "sequence": job.clip.name,
-                "width": job.clip.properties.width,
-                "height": job.clip.properties.height,
-                "frame_rate": str(job.clip.properties.frame_rate),
-                "frames": len(encode.bits),
-                "controller": job.controller,
-                "level": job.level,
-                "target_bits": job.target_bits,
-                "actual_bits": sum(encode.bits),
-                "delta_r_percent": None if job.target_bits is None else deviation(job, encode),
-                "psnr_y": fmean(encode.psnr_y),
-                "psnr_yuv": fmean(encode.psnr_yuv),
-                "seconds": encode.seconds,
-                "frame_file": job.file_name,
-            }
-            for job, encode in sorted(
-                results.items(), key=lambda item: (item[0].clip.name, item[0].controller, item[0].level)
-            )
-        ],
-    }
-
-
 def write(experiment: Experiment, results: Results, out: Path) -> None:
-    """``results.json`` and ``results.md`` in the folder ``out``."""
-    (out / "results.json").write_text(json.dumps(rows(experiment, results), indent=1))
+    """``results.json`` (encodes), ``figures.json`` and ``results.md`` (tables) in the folder ``out``."""
+    write_results(out, EXPERIMENT, experiment.settings, results.items())
+    write_figures(results, out)
     (out / "results.md").write_text(markdown(experiment, results))

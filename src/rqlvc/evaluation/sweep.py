@@ -8,24 +8,28 @@ import hashlib
 import inspect
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
+
+import torch
 
 import rqlvc.codec
+import rqlvc.evaluation.anchors
 import rqlvc.rate
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
-from rqlvc.encoder import Encoder, FrameStats
+from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
+from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
+from rqlvc.parallel import Engine, spread
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
@@ -36,6 +40,16 @@ CURVES = "curves"
 CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
 CURVE_STRIDE = 8
 """Frames from one whose curve is measured to the next."""
+FIGURE_FRAME = 16
+"""The frame whose curve is measured in every encode that meets a target (the paper's Fig. 5), or the middle one of a
+clip that has no more than twice as many."""
+ENCODE_FORMAT = 2
+"""Goes up when :class:`Encode` gets a field or another meaning: encodes on disk without it are made again."""
+ONE_PASS, TWO_PASS = "one-pass", "two-pass"
+"""How an anchor meets a target."""
+ANCHORS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
+ANCHOR_COST = 0.2
+"""Time of an anchor's encode relative to ours."""
 _ENCODES = "encodes"
 
 
@@ -59,27 +73,41 @@ class Job:
 
     clip: Clip
     codec: str
+    """A registered one, or an anchor."""
     model: str
-    """Identity of the codec's weights."""
+    """Identity of the codec's weights; of an anchor its settings."""
     controller: str
-    level: float
-    """The constant quality level, or the one whose bits are the target."""
+    """Of an anchor: ``constant``, ``one-pass`` or ``two-pass``."""
+    level: float | None
+    """The constant quality level (an anchor's quantiser), or the level of ours whose bits are the target; None for a
+    target from elsewhere."""
     keyint: int
     target_bits: int | None = None
     """None at a constant quality."""
+    vmaf: bool = False
+    """Whether VMAF is measured."""
+    rates: tuple[tuple[int, int], ...] = ()
+    """Bits per second from frame to frame, the first from frame 0 on; empty for the one rate of ``target_bits``."""
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the result depends on."""
         return {
+            "format": ENCODE_FORMAT,
             "clip": self.clip.digest,
             "frames": self.clip.frames,
-            "codec": [self.codec, self.model, codec_digest()],
-            "controller": [self.controller, _controller_digest(self.controller)],
+            "codec": [self.codec, self.model, _anchor_digest() if self.is_anchor else codec_digest()],
+            "controller": [self.controller, None if self.is_anchor else _controller_digest(self.controller)],
             "level": self.level,
             "keyint": self.keyint,
             "target_bits": self.target_bits,
+            "vmaf": VMAF_MODEL if self.vmaf else None,
+            "rates": self.rates,
         }
+
+    @property
+    def is_anchor(self) -> bool:
+        return self.codec in ANCHORS
 
     @property
     def file_name(self) -> str:
@@ -87,28 +115,47 @@ class Job:
         return f"{_ENCODES}/{digest[:32]}.json"
 
     @property
+    def goal(self) -> str:
+        """For people."""
+        if self.level is not None:
+            return f"q {self.level:g}"
+        return " ".join(f"{rate / 1000:g}" for _, rate in self.rates) + " kbit/s"
+
+    @property
     def cost(self) -> float:
         """Relative time it takes."""
-        runs = 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
+        runs = ANCHOR_COST if self.is_anchor else 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
         return runs * self.clip.frames * self.clip.properties.width * self.clip.properties.height
 
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """What a job gave. Lists have an entry for each frame."""
+    """What a job gave. Lists have an entry for each frame, but for ``curves``."""
 
-    bits: list[int]
+    type: list[str]
+    """I or P."""
+    quality: list[float | None]
+    """None for an anchor."""
     target_bits: list[float | None]
-    quality: list[float]
-    intra: list[bool]
+    bits: list[int]
     psnr_y: list[float]
     psnr_yuv: list[float]
-    predicted: list[list[float]]
-    """Bits that each frame was expected to cost at RQNet's levels, where the encode has such points."""
+    psnr_rgb: list[float]
+    ms_ssim: list[float | None]
+    """None where the picture is too small for it."""
+    alpha: list[float | None]
+    beta: list[float | None]
+    """Of the model quality = alpha · ln(bits) + beta behind the decision, where there is one."""
+    predicted: list[list[tuple[float, float]]]
+    """Quality and bits of the points that the controller had, predicted or really coded; empty where it had none."""
     seconds: float
     """Of the codec, the controller and the predictor, in one thread."""
+    vmaf: list[float] = field(default_factory=list)
+    """Empty where it was not asked for."""
+    curve_frames: list[int] = field(default_factory=list)
+    """Frames that were also coded at each of ``CURVE_LEVELS`` from the same state."""
     curves: list[list[int]] = field(default_factory=list)
-    """Bits of every eighth inter frame at each of ``CURVE_LEVELS``, from the same state."""
+    """The bits that each of these took."""
 
 
 def find_sequences(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -129,21 +176,23 @@ def file_digest(path: Path) -> str:
 
 def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
     """As :func:`find_sequences`, opened."""
-    return [_open_clip(path, frames) for path in find_sequences(folder, names)]
+    return [open_clip(path, frames) for path in find_sequences(folder, names)]
 
 
-def _open_clip(path: Path, frames: int) -> Clip:
+def open_clip(path: Path, frames: int) -> Clip:
+    """The first ``frames`` frames of a file, or all it has where it has fewer."""
     with open_reader(str(path), frames=frames) as reader:
         available = reader.frame_count or sum(1 for _ in reader)
         return Clip(str(path), file_digest(path), reader.properties, min(available, frames))
 
 
 def run_jobs(
-    jobs: Iterable[Job], out: Path, processes: int, on_done: Callable[[Job, float], None] = lambda job, cost: None
+    jobs: Iterable[Job], out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, cost: None
 ) -> dict[Job, Encode]:
     """The results of ``jobs``, from the folder ``out`` where they are there, made and kept there where not.
 
     ``on_done`` hears of each that is made, with the cost still to come. A stopped run loses what was being coded.
+    Raises :class:`RqlvcError`, after all others, for encodes whose workers died.
     """
     found: dict[Job, Encode] = {}
     missing = []
@@ -156,28 +205,22 @@ def run_jobs(
     (out / _ENCODES).mkdir(parents=True, exist_ok=True)
     missing.sort(key=lambda job: -job.cost)
     left = sum(job.cost for job in missing)
-    for job, encode in _made(missing, processes):
-        _store(out / job.file_name, job, encode)
-        found[job] = encode
-        left -= job.cost
-        on_done(job, left)
+    lost = []
+    for order, encode in spread(run_order, [Order(job, job.file_name) for job in missing], engine):
+        if encode is None:
+            lost.append(order.job)
+            continue
+        _store(out / order.job.file_name, order.job, encode)
+        found[order.job] = encode
+        left -= order.job.cost
+        on_done(order.job, left)
+    if lost:
+        names = ", ".join(f"{job.clip.name} ({job.codec}, {job.controller}, {job.goal})" for job in lost)
+        raise RqlvcError(
+            f"workers died again and again, perhaps for want of memory, over {names}: all else is done and kept; "
+            "the same command tries them again."
+        )
     return found
-
-
-def _made(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Encode]]:
-    """Jobs with their results, as they come."""
-    if processes == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, run_job(job)
-        return
-    # Spawned: a fork of a process with PyTorch's threads may hang.
-    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn")) as pool:
-        futures = {pool.submit(run_job, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _load(path: Path) -> Encode | None:
@@ -197,29 +240,125 @@ def _codec(name: str) -> Codec:
     return load_codec(name, device="cpu", threads=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job for another process or machine, and the name of its file here, which is a digest of all it depends on."""
+
+    job: Job
+    file_name: str
+
+
+def run_order(order: Order) -> Encode:
+    """As :func:`run_job`. Raises :class:`RqlvcError` where this machine has other sources, weights or sequences."""
+    if order.job.file_name != order.file_name:
+        raise RqlvcError(f"{socket.gethostname()} has another version of rqlvc, or it was changed: start again.")
+    if _known_digest(order.job.clip.path) != order.job.clip.digest:
+        raise RqlvcError(f"{order.job.clip.path} on {socket.gethostname()} is not the file it was: start again.")
+    return run_job(order.job)
+
+
+@functools.cache
+def _known_digest(path: str) -> str:
+    return file_digest(Path(path))
+
+
 def run_job(job: Job) -> Encode:
     """Encode. Raises :class:`RqlvcError` when the installed codec is not the one that ``job`` names."""
+    torch.set_num_threads(1)  # a codec of other make may not have
+    with open_reader(job.clip.path, frames=job.clip.frames) as reader:
+        frames = list(reader)
+    return _encode_anchor(job, frames) if job.is_anchor else _encode(job, frames)
+
+
+def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
     codec = _codec(job.codec)
     if codec.identity != job.model:
         raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
-    with open_reader(job.clip.path, frames=job.clip.frames) as reader:
-        frames = list(reader)
-    if job.controller == CURVES:
-        return _measure_curves(job, codec, frames)
-    return _encode(job, codec, frames)
+    encoder = _open_encoder(job, codec, len(frames))
+    later_rates = dict(job.rates[1:])
+    stats, shown, curves = [], [], {}
+    for index, frame in enumerate(frames):
+        if has_curve(job, index):
+            state: State | None = None if index % job.keyint == 0 else encoder.state
+            curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
+        if index in later_rates:
+            encoder.controller.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
+        stats.append(encoder.encode(frame, frames_left=len(frames) - index)[1])
+        assert encoder.reconstruction is not None
+        shown.append(encoder.reconstruction)
+    return Encode(
+        type=[each.type for each in stats],
+        quality=[each.quality for each in stats],
+        target_bits=[each.target_bits for each in stats],
+        bits=[each.bits for each in stats],
+        alpha=[each.alpha for each in stats],
+        beta=[each.beta for each in stats],
+        predicted=[[(point.quality, round(point.bits, 1)) for point in each.points] for each in stats],
+        seconds=sum(each.seconds for each in stats),
+        curve_frames=list(curves),
+        curves=list(curves.values()),
+        **_distortions(job, frames, shown),
+    )
 
 
-def _encode(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
+def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
+    shown: list[Frame] = []
+    rate: int | AnchorBitrate
     if job.target_bits is None:
-        encoder = Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
+        assert job.level is not None
+        rate = round(job.level)
     else:
-        rate = RateTarget(
-            bitrate=float(job.target_bits * job.clip.properties.frame_rate / len(frames)), controller=job.controller
-        )
-        control = open_control(rate, codec, job.clip.properties, len(frames), lambda message: None)
-        encoder = Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
-    stats = [encoder.encode(frame, frames_left=len(frames) - index)[1] for index, frame in enumerate(frames)]
-    return _of_stats(stats)
+        kilobits = anchor_kilobits(job.target_bits, job.clip)
+        rate = AnchorBitrate(kilobits, 2 if job.controller == TWO_PASS else 1)
+    result = encode_anchor(
+        frames,
+        job.clip.properties.frame_rate,
+        cast(AnchorEncoder, job.codec),
+        rate,
+        job.keyint,
+        on_frame=lambda source, picture: shown.append(picture),
+    )
+    unknown = [None] * len(frames)
+    return Encode(
+        type=list(result.picture_types),
+        quality=[*unknown],
+        target_bits=[*unknown],
+        bits=list(result.frame_bits),
+        alpha=[*unknown],
+        beta=[*unknown],
+        predicted=[[] for _ in frames],
+        seconds=result.seconds,
+        **_distortions(job, frames, shown),
+    )
+
+
+def anchor_kilobits(bits: float, clip: Clip) -> int:
+    """The whole kilobits per second nearest to ``bits`` for all of ``clip``, which is what anchors can be asked for."""
+    return max(1, round(bits * clip.properties.frame_rate / clip.frames / 1000))
+
+
+def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> dict[str, Any]:
+    pairs = list(zip(frames, shown, strict=True))
+    full_range = job.clip.properties.colour.full_range
+    similarities = [ms_ssim(source, picture) for source, picture in pairs]
+    return {
+        "psnr_y": [round(psnr_y(source, picture), 4) for source, picture in pairs],
+        "psnr_yuv": [round(psnr_yuv(source, picture), 4) for source, picture in pairs],
+        "psnr_rgb": [round(psnr_rgb(source, picture, full_range), 4) for source, picture in pairs],
+        "ms_ssim": [None if value is None else round(value, 6) for value in similarities],
+        "vmaf": vmaf(frames, shown) if job.vmaf else [],
+    }
+
+
+def _open_encoder(job: Job, codec: Codec, frames: int) -> Encoder:
+    if job.target_bits is None:
+        assert job.level is not None
+        return Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
+    bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / frames
+    control = open_control(
+        RateTarget(float(bitrate), controller=job.controller), codec, job.clip.properties, frames, lambda message: None
+    )
+    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
 
 
 def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
@@ -228,34 +367,11 @@ def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
     return rqnet if rqnet is not None and rqnet.mismatch(codec, model) is None else None
 
 
-def _of_stats(stats: Sequence[FrameStats]) -> Encode:
-    return Encode(
-        bits=[each.bits for each in stats],
-        target_bits=[each.target_bits for each in stats],
-        quality=[each.quality for each in stats],
-        intra=[each.type == "I" for each in stats],
-        psnr_y=[round(each.psnr_y, 4) for each in stats],
-        psnr_yuv=[round(each.psnr_yuv, 4) for each in stats],
-        predicted=[[round(point.bits, 1) for point in each.points] for each in stats],
-        seconds=sum(each.seconds for each in stats),
-    )
-
-
-def has_curve(index: int, keyint: int) -> bool:
-    """Whether a job of ``CURVES`` measures the curve of frame ``index``."""
-    return index % keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
-
-
-def _measure_curves(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encode:
-    started = time.perf_counter()
-    encoder = Encoder(codec, Constant(job.level), keyint=job.keyint)
-    curves, stats = [], []
-    for index, frame in enumerate(frames):
-        state: State | None = encoder.state
-        if has_curve(index, job.keyint):
-            curves.append([8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS])
-        stats.append(encoder.encode(frame)[1])
-    return Encode(**asdict(_of_stats(stats)) | {"curves": curves, "seconds": time.perf_counter() - started})
+def has_curve(job: Job, index: int) -> bool:
+    """Whether ``job`` measures the curve of frame ``index``."""
+    if job.controller == CURVES:
+        return index % job.keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
+    return job.target_bits is not None and index == min(FIGURE_FRAME, job.clip.frames // 2)
 
 
 def _digest(paths: Iterable[Path]) -> str:
@@ -273,6 +389,11 @@ def _sources(package: Any) -> tuple[Path, ...]:
 def codec_digest() -> str:
     """Digest of the codec's sources: an encoder may choose differently with the same weights."""
     return _digest(_sources(rqlvc.codec))
+
+
+@functools.cache
+def _anchor_digest() -> str:
+    return _digest([Path(rqlvc.evaluation.anchors.__file__)])
 
 
 @functools.cache

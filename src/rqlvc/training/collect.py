@@ -9,10 +9,14 @@ A chain depends on nothing but the seed, its number, the clips and the codec. Re
 chains, whole or not at all, so that a killed collection goes on where it was and gives the same samples.
 """
 
+import contextlib
+import functools
+import itertools
 import json
 import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rqlvc.codec.protocol import QUALITY_MAX, Codec, State, carried_quality
+from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
+from rqlvc.parallel import RayCluster, spread
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import MAPS, QUALITY_LEVELS, ActivityMaps, context_scalars, padded_pixels
 
@@ -88,6 +94,26 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where to collect instead of here. ``weights`` are the codec's, where not those that come with it."""
+
+    engine: RayCluster
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardOrder:
+    """A shard for another machine."""
+
+    sources: tuple[_Source, ...]
+    codec: str
+    identity: str
+    weights: Path | None
+    seed: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     frame: Frame
     clip: int
@@ -102,31 +128,87 @@ def collect(
     minutes: float | None = None,
     seed: int = 0,
     resume: bool = False,
+    cluster: Cluster | None = None,
     on_shard: Callable[[Collection], None] = lambda collection: None,
 ) -> Collection:
     """Fill the folder ``out`` with ``samples`` samples (or a few more) of ``codec``'s bits on the clips of ``videos``.
 
     Stops after the first new shard that ends past ``minutes``. ``resume`` goes on with what ``out`` holds. About 9 kB a
-    sample. Raises :class:`RqlvcError` when there is nothing to collect from, when ``out`` holds a collection and
-    ``resume`` is not given, and when it was made with another codec, seed or set of clips.
+    sample. ``cluster`` does the encodes elsewhere, on CPUs with one thread, and ``codec`` only says with what; the
+    samples are those of one thread here. Raises :class:`RqlvcError` when there is nothing to collect from, when ``out``
+    holds a collection and ``resume`` is not given, and when it was made with another codec, seed or set of clips.
     """
     started = time.monotonic()
     sources = _sources(videos)
     _open_folder(out, _manifest(codec, seed, sources), resume)
     shard, done = 0, Collection(0, 0, 0)
-    while done.samples < samples:
-        path = out / f"samples-{shard:05d}.npz"
-        is_new = not path.exists()
-        if is_new:
-            if minutes is not None and done.made and time.monotonic() - started > 60 * minutes:
-                break
-            chains = range(shard * CHAINS_PER_SHARD, (shard + 1) * CHAINS_PER_SHARD)
-            _write_shard(path, [sample for chain in chains for sample in _chain(sources, codec, seed, chain)])
-        count = _count(path)
-        done = Collection(done.samples + count, done.made + is_new * count, done.bytes + path.stat().st_size)
-        shard += 1
-        on_shard(done)
+    missing = (number for number in itertools.count() if not _shard_path(out, number).exists())
+    with contextlib.closing(
+        _shards_here(sources, codec, seed, missing)
+        if cluster is None
+        else _shards_there(sources, codec, seed, missing, cluster)
+    ) as made:
+        while done.samples < samples:
+            path = _shard_path(out, shard)
+            is_new = not path.exists()
+            if is_new:
+                if minutes is not None and done.made and time.monotonic() - started > 60 * minutes:
+                    break
+                _write_shard(path, next(made))
+            count = _count(path)
+            done = Collection(done.samples + count, done.made + is_new * count, done.bytes + path.stat().st_size)
+            shard += 1
+            on_shard(done)
     return done
+
+
+def _shard_path(out: Path, shard: int) -> Path:
+    return out / f"samples-{shard:05d}.npz"
+
+
+def _shards_here(
+    sources: Sequence[_Source], codec: Codec, seed: int, shards: Iterable[int]
+) -> Generator[list[Sample], None, None]:
+    for shard in shards:
+        yield _shard(sources, codec, seed, shard)
+
+
+def _shards_there(
+    sources: Sequence[_Source], codec: Codec, seed: int, shards: Iterable[int], cluster: Cluster
+) -> Generator[list[Sample], None, None]:
+    """In order, though they come as they are done: a collection that is stopped has no gaps."""
+    orders, numbers = itertools.tee(
+        _ShardOrder(tuple(sources), codec.name, codec.identity, cluster.weights, seed, shard) for shard in shards
+    )
+    early: dict[int, list[Sample]] = {}
+    with contextlib.closing(spread(_run_shard, orders, cluster.engine)) as results:
+        for order in numbers:
+            while order.shard not in early:
+                done, samples = next(results)
+                if samples is None:
+                    raise RqlvcError("workers died again and again, perhaps for want of memory: go on with --resume.")
+                early[done.shard] = samples
+            yield early.pop(order.shard)
+
+
+def _run_shard(order: _ShardOrder) -> list[Sample]:
+    codec = _codec(order.codec, order.weights)
+    if codec.identity != order.identity:
+        raise RqlvcError(
+            f"{socket.gethostname()} has model {codec.identity} of the codec {order.codec}, not {order.identity}: "
+            "install the same version on all machines."
+        )
+    return _shard(order.sources, codec, order.seed, order.shard)
+
+
+@functools.lru_cache(maxsize=1)
+def _codec(name: str, weights: Path | None) -> Codec:
+    return load_codec(name, device="cpu", threads=1, weights=weights)
+
+
+def _shard(sources: Sequence[_Source], codec: Codec, seed: int, shard: int) -> list[Sample]:
+    chains = range(shard * CHAINS_PER_SHARD, (shard + 1) * CHAINS_PER_SHARD)
+    return [sample for chain in chains for sample in _chain(sources, codec, seed, chain)]
 
 
 def _sources(videos: Path) -> list[_Source]:
