@@ -20,7 +20,6 @@ import math
 from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -275,7 +274,10 @@ class Adaptive:
         if info.cut:
             state.expect_new_content()
         state.step()
-        base = self._next_base(info, context)
+        frames = min(self.budget.frames_left(info) or HORIZON, HORIZON)
+        period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+        counts = self.budget.pattern.counts(info.position + 1, frames - 1, period)
+        base = self._next_base(info, context, counts)
         curve = PredictedCurve.through(info.points)
         if curve:
             unread = state.mean, state.covariance, state.age
@@ -283,7 +285,7 @@ class Adaptive:
                 state.mean, state.covariance, state.age = unread
                 quality = self._quality(base, info)
                 state.observe_predicted(context, quality, curve(quality), curve.slope(quality))
-                base = self._next_base(info, context)
+                base = self._next_base(info, context, counts)
         self._base = base
         quality = self._quality(base, info)
         model = state.model(context)
@@ -310,14 +312,14 @@ class Adaptive:
     def _offset(self, info: FrameInfo) -> float:
         return self._offsets[self.budget.pattern.slot(info.position)] if info.position else 0.0
 
-    def _next_base(self, info: FrameInfo, context: Context) -> float:
+    def _next_base(self, info: FrameInfo, context: Context, counts: Sequence[int]) -> float:
         left = self.budget.frames_left(info)
-        frames = min(left or HORIZON, HORIZON)
+        frames = 1 + sum(counts)
         average = frames * self.budget.frame_bits
         due = max(average - self.budget.debt, FLOOR_SHARE * average)
         start = CENTRE if self._base is None else self._base
         highest = self.limits.maximum + BEYOND
-        wanted = base_level(self._terms(info, context, frames), math.log(due), start, highest)
+        wanted = base_level(self._terms(info, context, counts), math.log(due), start, highest)
         rates = [
             INTRA_RATE if info.intra else BASE_RATE,
             1 / (1 + self._filter.age),
@@ -325,17 +327,15 @@ class Adaptive:
         ]
         return wanted if self._base is None else self._base + min(max(rates), 1.0) * (wanted - self._base)
 
-    def _terms(self, info: FrameInfo, context: Context, frames: int) -> list[Term]:
-        """The frame in hand, and of the ``frames`` - 1 after it the intra frames, then each slot of the miniGOP."""
+    def _terms(self, info: FrameInfo, context: Context, counts: Sequence[int]) -> list[Term]:
+        """The frame in hand, and of those after it (:meth:`Pattern.counts`) the intra frames, then each slot."""
         state = self._filter
         now = float(context.row(self._offset(info)) @ state.mean)
         terms = [Term(now, state.slope(context))]
-        unusual = state.level - self._usual
-        fading = [math.exp(unusual * REVERSION**index) for index in range(1, frames)]
-        level = self._usual - state.level + (FIRST_RESERVE if self._base is None else 0.0)
-        level += math.log(fmean(fading)) if fading else 0.0
-        period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
-        intra, *slots = self.budget.pattern.counts(info.position + 1, frames - 1, period)
+        later = max(sum(counts), 1)
+        lasting = REVERSION * (1 - REVERSION**later) / (1 - REVERSION) / later  # of what is unusual, on average
+        level = (lasting - 1) * (state.level - self._usual) + (FIRST_RESERVE if self._base is None else 0.0)
+        intra, *slots = counts
         if intra:
             intra_context = Context(True, CENTRE)
             rate = float(intra_context.row(0.0) @ state.mean)
