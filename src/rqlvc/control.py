@@ -16,6 +16,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.rate.buffer import Buffer, Policy
+from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameResult, QualityRange, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry, make_controller
 
@@ -62,7 +63,8 @@ class RateTarget:
 
     ``min_quality`` and ``max_quality`` (in [0, 63], 63 is best) are taken to the 1/64 steps that packets carry.
     ``gop_weights`` are the relative bits of the inter frames of a miniGOP, None for the usual ones. ``rqnet`` is a
-    weights file to use instead of the shipped one. Raises :class:`RqlvcError` for values that make no sense.
+    weights file to use instead of the shipped one. ``outlook`` is what a first pass found, for
+    the controller ``two-pass`` (see :mod:`rqlvc.first_pass`). Raises :class:`RqlvcError` for values that make no sense.
     """
 
     bitrate: float | None = None
@@ -76,6 +78,7 @@ class RateTarget:
     max_quality: float = QUALITY_MAX
     gop_weights: tuple[float, ...] | None = None
     rqnet: Path | None = None
+    outlook: Outlook | None = None
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.bitrate, self.size, self.quality)) != 1:
@@ -93,6 +96,8 @@ class RateTarget:
             raise RqlvcError("a schedule of bitrates begins with a bitrate: give one.")
         if self.schedule and self.buffer is not None and self.buffer.maxrate != self.bitrate:
             raise RqlvcError("with a schedule of bitrates the channel follows it: give a maxrate equal to the bitrate.")
+        if self.outlook is not None and (self.schedule or self.max_drops or self.quality is not None):
+            raise RqlvcError("a second pass meets one bitrate or one size, and leaves out no frames.")
         if self.max_drops and self.buffer is None:
             raise RqlvcError("frames are dropped where a buffer is low: give one, or drop none.")
         QualityRange(self.min_quality, self.max_quality)
@@ -153,6 +158,8 @@ def open_control(
     size is asked for without knowing the number of frames.
     """
     frame_rate = float(properties.frame_rate)
+    if target.outlook is not None:
+        frame_count = len(target.outlook.bits)
     bitrate = target.bits_per_second(frame_rate, frame_count)
     quality = QualityRange(carried_quality(target.min_quality), carried_quality(target.max_quality))
     if target.quality is not None:
@@ -166,6 +173,7 @@ def open_control(
         min_quality=quality.minimum,
         max_quality=quality.maximum,
         weights=target.gop_weights,
+        outlook=target.outlook,
     )
     predictor = _predictor(CONTROLLERS[target.controller], codec, target.rqnet, on_warning)
     return Control(controller, predictor, bitrate, quality, target.buffer, target.policy)
@@ -176,7 +184,7 @@ def _predictor(
 ) -> Predictor | RealEncodes | None:
     if weights is not None and entry.points not in ("optional", "predicted"):
         raise RqlvcError(f"the controller '{entry.name}' does not use RQNet: leave out the weights {weights}.")
-    if entry.points == "none":
+    if entry.points in ("none", "first pass"):
         return None
     if entry.points == "encoded":
         return RealEncodes()

@@ -1,7 +1,7 @@
 """``rqlvc encode``."""
 
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,10 @@ from rqlvc.cli.rate_options import (
 )
 
 if TYPE_CHECKING:
+    from rqlvc.codec.protocol import Codec
+    from rqlvc.control import RateTarget
+    from rqlvc.first_pass import Source
+    from rqlvc.rate.outlook import Outlook
     from rqlvc.summary import FrameStats, Summary
 
 LOW_LATENCY_SECONDS = 0.25
@@ -82,6 +86,21 @@ def encode(
     max_drops: Annotated[
         int, typer.Option(min=0, metavar="N", help="Leave out up to N frames in succession where the buffer is low.")
     ] = 0,
+    two_pass: Annotated[
+        bool,
+        typer.Option(
+            "--two-pass",
+            help="Code the video twice: first at one quality, to see where its bits go; then at the bitrate or to the "
+            "size, steadier and nearer to it.",
+        ),
+    ] = False,
+    passlog: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --two-pass: keep what the first pass finds here. Where the file is there, it is the first pass.",
+        ),
+    ] = None,
     frames: FrameCount = None,
     start: Annotated[int, typer.Option(min=0, help="Skip this many frames first.")] = 0,
     size: Annotated[
@@ -113,6 +132,10 @@ def encode(
     Audio and subtitles are copied. Ctrl-C keeps the frames coded so far, in OUT.part.mkv for OUT.mkv.
     """
     check_one_target(quality, bitrate, target_size)
+    if two_pass and controller not in (None, "two-pass"):
+        raise typer.BadParameter(f"--two-pass has a controller of its own: leave out --controller {controller}.")
+    two_pass = two_pass or controller == "two-pass"
+    controller = "two-pass" if two_pass else controller
     if low_latency:
         if bitrate is None or keyint is not None:
             raise typer.BadParameter("--low-latency needs --bitrate, and has no --keyint.")
@@ -140,6 +163,13 @@ def encode(
             gop_weights,
             rqnet,
         )
+    if two_pass and (target is None or quality is not None or low_latency or source == PIPE or rqnet is not None):
+        raise typer.BadParameter(
+            "two passes read a file twice, to meet --bitrate or --target-size: no pipe, no --quality, --low-latency "
+            "or --rqnet."
+        )
+    if passlog is not None and not two_pass:
+        raise typer.BadParameter("--passlog goes with --two-pass.")
     check_files(source, output, overwrite=overwrite, json=json)
     if stats is not None:
         check_output(stats, overwrite=overwrite, inputs=(source, output))
@@ -149,6 +179,11 @@ def encode(
     from rqlvc.rate.constant import Constant
 
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
+    if two_pass and target is not None:
+        from rqlvc.first_pass import Source
+
+        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
+        target = replace(target, outlook=_outlook(whole, loaded, target, passlog))
     with ExitStack() as stack:
         stats_file = None if stats is None else stack.enter_context(open(stats, "w", encoding="utf-8", buffering=1))
         progress = stack.enter_context(Progress("encode"))
@@ -190,6 +225,25 @@ def encode(
         held_by = "the stream" if output == PIPE else summary.output
         say(f"interrupted: {held_by} holds the first {summary.frames} frames.")
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Path | None) -> "Outlook":
+    """The first pass: from its log where that is there, made and kept there where not."""
+    from rqlvc.first_pass import make_first_pass, read_passlog, write_passlog
+
+    settings = source.settings(codec)
+    if passlog is not None and passlog.exists():
+        return read_passlog(passlog, settings)
+    with Progress("first pass") as progress:
+
+        def on_frame(frame: "FrameStats") -> None:
+            total = None if frame.frames_left is None else frame.index + frame.frames_left
+            progress.update(frame.time, frame.bits, total=total, quality=frame.quality)
+
+        outlook = make_first_pass(source, codec, target, on_frame)
+    if passlog is not None:
+        write_passlog(passlog, settings, outlook)
+    return outlook
 
 
 def _sentence(summary: "Summary", target_size: int | None) -> str:

@@ -135,7 +135,7 @@ def _experiment(
     from rqlvc.evaluation.sweep import find_clips
     from rqlvc.rate.registry import CONTROLLERS
 
-    names = _names(controllers) or [name for name, entry in CONTROLLERS.items() if entry.factory]
+    names = _names(controllers) or [name for name, entry in CONTROLLERS.items() if entry.meets_bitrate]
     check_controllers(names)
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)

@@ -62,8 +62,8 @@ Results = dict[Job, Encode]
 def check_controllers(names: Sequence[str]) -> None:
     """Raises :class:`RqlvcError` for a name that no controller has, or that meets no target."""
     for name in names:
-        if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
-            known = ", ".join(name for name, entry in CONTROLLERS.items() if entry.factory)
+        if name not in CONTROLLERS or not CONTROLLERS[name].meets_bitrate:
+            known = ", ".join(name for name, entry in CONTROLLERS.items() if entry.meets_bitrate)
             raise RqlvcError(f"there is no controller {name!r} that meets a bitrate: choose from {known}.")
 
 

@@ -18,6 +18,7 @@ import torch
 
 import rqlvc.codec
 import rqlvc.evaluation.anchors
+import rqlvc.first_pass
 import rqlvc.rate
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
@@ -26,9 +27,10 @@ from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
 from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
+from rqlvc.first_pass import first_pass_quality, outlook_of
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
-from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
+from rqlvc.media.reader import VIDEO_SUFFIXES, file_digest, open_reader
 from rqlvc.parallel import Engine, spread
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
@@ -50,6 +52,8 @@ ONE_PASS, TWO_PASS = "one-pass", "two-pass"
 ANCHORS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
 ANCHOR_COST = 0.2
 """Time of an anchor's encode relative to ours."""
+ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2}
+"""Of each frame, where they are more than one."""
 _ENCODES = "encodes"
 
 
@@ -124,7 +128,7 @@ class Job:
     @property
     def cost(self) -> float:
         """Relative time it takes."""
-        runs = ANCHOR_COST if self.is_anchor else 1 + len(CURVE_QUALITIES) * (self.controller == "four-pass")
+        runs = ANCHOR_COST if self.is_anchor else ENCODES.get(self.controller, 1)
         return runs * self.clip.frames * self.clip.properties.width * self.clip.properties.height
 
 
@@ -167,11 +171,6 @@ def find_sequences(folder: Path, names: Sequence[str]) -> list[Path]:
     if unknown or not files:
         raise RqlvcError(f"{folder} lacks {', '.join(unknown) or 'video files'}; it has: {', '.join(files) or 'none'}.")
     return [files[name] for name in names or files]
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_clips(folder: Path, names: Sequence[str], frames: int) -> list[Clip]:
@@ -274,7 +273,7 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
     codec = _codec(job.codec)
     if codec.identity != job.model:
         raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
-    encoder = _open_encoder(job, codec, len(frames))
+    encoder = _open_encoder(job, codec, frames)
     later_rates = dict(job.rates[1:])
     stats, shown, curves = [], [], {}
     for index, frame in enumerate(frames):
@@ -350,14 +349,18 @@ def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> d
     }
 
 
-def _open_encoder(job: Job, codec: Codec, frames: int) -> Encoder:
+def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     if job.target_bits is None:
         assert job.level is not None
         return Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
-    bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / frames
-    control = open_control(
-        RateTarget(float(bitrate), controller=job.controller), codec, job.clip.properties, frames, lambda message: None
-    )
+    bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / len(frames)
+    outlook = None
+    if job.controller == TWO_PASS:
+        first = Constant(first_pass_quality(float(bitrate), job.clip.properties))
+        first_encoder = Encoder(codec, first, keyint=job.keyint)
+        outlook = outlook_of(first.quality, (first_encoder.encode(frame)[1] for frame in frames))
+    target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
+    control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
     return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
 
 
@@ -408,6 +411,8 @@ def _controller_file(name: str) -> Path | None:
 def _controller_digest(name: str) -> str:
     """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
     rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
+    if name == TWO_PASS:
+        return _digest([*_sources(rqlvc.rate), Path(rqlvc.first_pass.__file__)])
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
         return _digest(rqnet if name == CONSTANT else [])
     others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}

@@ -5,6 +5,7 @@ are carried and never applied.
 """
 
 import contextlib
+import hashlib
 import io
 import itertools
 import os
@@ -12,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -79,6 +81,15 @@ class Reader:
     def close(self) -> None:
         self._frames = iter(())
         self._close()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file. Raises :class:`RqlvcError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RqlvcError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def open_reader(

@@ -12,23 +12,20 @@ that sees content change is believed at once, its lasting errors end up in ``bia
 filter follows the coded frames alone. A measurement that the state cannot explain (a scene cut, a flash) sets the
 level free to find its new place; a coded frame like that is itself trusted little, for the first frame of a new scene
 is no example of the next.
-
-From this state the controller expects what the frames to come will cost at any level, and plans for a steady quality.
 """
 
 import math
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget
+from rqlvc.rate.allocation import BitBudget
 from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
-from rqlvc.rate.initial import INTER, initial_model
+from rqlvc.rate.initial import initial_model
 from rqlvc.rate.models import FloatArray, LogarithmicModel, log_bits
-from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
+from rqlvc.rate.protocol import QUALITY_MAX, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 
 CENTRE = QUALITY_MAX / 2
 
@@ -38,13 +35,13 @@ CENTRE = QUALITY_MAX / 2
 LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.16
 SLOPE_PRIOR, SLOPE_WALK = 0.02, 0.0007
 BIAS_PRIOR, BIAS_WALK = 0.27, 0.04
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.021, 0.02, 0.0002
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.021, 0.003, 0.0002
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.38, 0.005
 """Of the offset of intra frames."""
 CODED_NOISE = 0.09
 """Of a coded frame about the line."""
-PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.18, 0.03
+PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.18, 0.012
 """Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
 PREDICTED_NOISE_FLOOR = 0.02
 """However well it did, it is not believed beyond this."""
@@ -58,21 +55,6 @@ SLOPE_SPAN = 6.0
 """Levels on either side over which the slope of a predicted curve is taken."""
 READINGS = 2
 """Times the predicted curve is read, each time at the level that the last reading led to: it is not quite straight."""
-
-HORIZON = 64
-"""Frames over whose bits the base level is chosen; what was spent beyond the rate until now is paid back over them."""
-BASE_RATE, INTRA_RATE, END_RATE = 0.3, 1.0, 4.0
-"""Part of the way that the base goes to what the budget asks for: at an inter frame; at an intra frame, where quality
-may change unseen; and, divided by the frames left, towards a known end, so that the total lands on the target."""
-USUAL_RATE = 0.15
-"""Part of a frame's level in the running mean that content is expected to return to ..."""
-REVERSION = 0.9
-"""... in so far as what is unusual fades from frame to frame."""
-FIRST_RESERVE = 0.2
-"""ln bits by which inter frames are taken to be dearer than expected before one was seen."""
-NEWTON_STEPS = 6
-BEYOND = 20.0
-"""Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
 
 CURVE_STEPS = 64
 """Predicted points closer than this part of a level are one: between them there is no slope."""
@@ -110,7 +92,9 @@ class Context:
 class RateFilter:
     """The Kalman filter."""
 
-    def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
+    def __init__(
+        self, inter: LogarithmicModel, intra: LogarithmicModel, predicted_slope_noise: float = PREDICTED_SLOPE_NOISE
+    ) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha - DEPENDENCE_MEAN, 1 / intra.alpha
         self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level])
@@ -118,27 +102,30 @@ class RateFilter:
         self._prior = np.diag(self.covariance)
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK)
         self._predicted_variance = PREDICTED_NOISE**2
-        self.age = 0
-        """Frames since content was new."""
+        self._predicted_slope_noise = predicted_slope_noise
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET)
-
-    @property
-    def level(self) -> float:
-        return float(self.mean[_LEVEL])
 
     @property
     def joint_slope(self) -> float:
         """d ln R / dQ of inter frames when their references change with them."""
-        return _possible(float(self.mean[_SLOPE]))
+        return possible_slope(float(self.mean[_SLOPE]))
 
     def slope(self, context: Context) -> float:
         """d ln R / dQ of a frame alone."""
-        return _possible(float(context.slope_row() @ self.mean))
+        return possible_slope(float(context.slope_row() @ self.mean))
+
+    def bias(self, intra: bool) -> float:
+        """ln bits that predictions are too high."""
+        return float(self.mean[_BIAS + intra])
+
+    @property
+    def dependence(self) -> float:
+        """d ln R / dQ of an inter frame above its reference, beyond the joint slope."""
+        return float(self.mean[_DEPENDENCE])
 
     def expect_new_content(self) -> None:
         """What was learnt of the level is of little use."""
         self.covariance = self.covariance + self._reset
-        self.age = 0
 
     def step(self) -> None:
         """A frame goes by. However long nothing is seen of it, no state gets less certain than it began."""
@@ -159,7 +146,7 @@ class RateFilter:
     def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
         """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""
         row = context.slope_row()
-        self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
+        self._correct(row, *self._innovation(row, slope, self._predicted_slope_noise))
         row = context.row(quality)
         row[_BIAS + context.intra] = 1.0
         noise = math.sqrt(self._predicted_variance)
@@ -191,7 +178,7 @@ class RateFilter:
         self.covariance = self.covariance - np.outer(spread, spread) / variance
 
 
-def _possible(slope: float) -> float:
+def possible_slope(slope: float) -> float:
     """``slope`` (ln bits per level) moved into the range of those that codecs have."""
     return min(max(slope, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
 
@@ -224,72 +211,36 @@ class PredictedCurve:
 
     def slope(self, quality: float) -> float:
         """Over ``SLOPE_SPAN`` levels on either side, within what a codec can have."""
-        return _possible((self(quality + SLOPE_SPAN) - self(quality - SLOPE_SPAN)) / (2 * SLOPE_SPAN))
-
-
-class Term(NamedTuple):
-    """Frames to come whose ln bits, together, are ``log_rate + slope * base``."""
-
-    log_rate: float
-    slope: float
-
-
-def base_level(terms: Sequence[Term], log_bits: float, start: float, highest: float) -> float:
-    """The base level in [0, ``highest``] at which frames cost exp(``log_bits``) bits; Newton's method from ``start``.
-
-    The sum of the terms is convex in the base on a logarithmic scale, so the method does not swing.
-    """
-    base = start
-    for _ in range(NEWTON_STEPS):
-        rates = [term.log_rate + term.slope * base for term in terms]
-        top = max(rates)
-        parts = [math.exp(rate - top) for rate in rates]
-        total = sum(parts)
-        slope = sum(part * term.slope for part, term in zip(parts, terms, strict=True)) / total
-        base = min(max(base + (log_bits - top - math.log(total)) / slope, QUALITY_MIN), highest)
-    return base
+        return possible_slope((self(quality + SLOPE_SPAN) - self(quality - SLOPE_SPAN)) / (2 * SLOPE_SPAN))
 
 
 class Adaptive:
-    """The default controller. Works with predicted points and, less sharply, without.
-
-    Equal bits for every frame let quality follow the content up and down, which costs more than it is worth. So all
-    frames to come share a base level, to which each adds the offset of its place in the pattern. The base is what
-    spends the budget; it moves slowly, but for new content, intra frames and the end.
-    """
+    """The default controller. Works with predicted points and, less sharply, without."""
 
     def __init__(self, budget: BitBudget, pixels: int, limits: QualityRange) -> None:
         self.budget = budget
         self.limits = limits
-        weights = budget.pattern.inter
-        self._offsets = [INTER.alpha * math.log(weight / max(weights)) for weight in weights]
         self._filter = RateFilter(initial_model(False, pixels), initial_model(True, pixels))
-        self._usual = self._filter.level
-        self._base: float | None = None
         self._last_quality = CENTRE
 
     def decide(self, info: FrameInfo) -> Decision:
+        self.budget.replan()
+        target = self.budget.target(info)
         context = Context(info.intra, self._last_quality)
         state = self._filter
         if info.cut:
             state.expect_new_content()
         state.step()
-        frames = min(self.budget.frames_left(info) or HORIZON, HORIZON)
-        period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
-        counts = self.budget.pattern.counts(info.position + 1, frames - 1, period)
-        base = self._next_base(info, context, counts)
+        quality = self.limits.clip(state.model(context).quality(target))
         curve = PredictedCurve.through(info.points)
         if curve:
-            unread = state.mean, state.covariance, state.age
+            unread = state.mean, state.covariance
             for _ in range(READINGS):
-                state.mean, state.covariance, state.age = unread
-                quality = self._quality(base, info)
+                state.mean, state.covariance = unread
                 state.observe_predicted(context, quality, curve(quality), curve.slope(quality))
-                base = self._next_base(info, context, counts)
-        self._base = base
-        quality = self._quality(base, info)
+                quality = self.limits.clip(state.model(context).quality(target))
         model = state.model(context)
-        return Decision(quality, model.bits(quality), model.alpha, model.beta)
+        return Decision(quality, target, model.alpha, model.beta)
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)
@@ -300,49 +251,6 @@ class Adaptive:
             self._filter.judge_predicted(context, log_rate - curve(result.quality))
         self._filter.observe_coded(context, result.quality, log_rate)
         self._last_quality = result.quality
-        self._usual += max(USUAL_RATE, 1 / (1 + self._filter.age)) * (self._filter.level - self._usual)
-        self._filter.age += 1
 
     def set_rates(self, bitrate: float, framerate: float) -> None:
         self.budget.set_rates(bitrate, framerate)
-
-    def _quality(self, base: float, info: FrameInfo) -> float:
-        return self.limits.clip(base + self._offset(info))
-
-    def _offset(self, info: FrameInfo) -> float:
-        return self._offsets[self.budget.pattern.slot(info.position)] if info.position else 0.0
-
-    def _next_base(self, info: FrameInfo, context: Context, counts: Sequence[int]) -> float:
-        left = self.budget.frames_left(info)
-        frames = 1 + sum(counts)
-        average = frames * self.budget.frame_bits
-        due = max(average - self.budget.debt, FLOOR_SHARE * average)
-        start = CENTRE if self._base is None else self._base
-        highest = self.limits.maximum + BEYOND
-        wanted = base_level(self._terms(info, context, counts), math.log(due), start, highest)
-        rates = [
-            INTRA_RATE if info.intra else BASE_RATE,
-            1 / (1 + self._filter.age),
-            END_RATE / frames if left else 0.0,
-        ]
-        return wanted if self._base is None else self._base + min(max(rates), 1.0) * (wanted - self._base)
-
-    def _terms(self, info: FrameInfo, context: Context, counts: Sequence[int]) -> list[Term]:
-        """The frame in hand, and of those after it (:meth:`Pattern.counts`) the intra frames, then each slot."""
-        state = self._filter
-        now = float(context.row(self._offset(info)) @ state.mean)
-        terms = [Term(now, state.slope(context))]
-        later = max(sum(counts), 1)
-        lasting = REVERSION * (1 - REVERSION**later) / (1 - REVERSION) / later  # of what is unusual, on average
-        level = (lasting - 1) * (state.level - self._usual) + (FIRST_RESERVE if self._base is None else 0.0)
-        intra, *slots = counts
-        if intra:
-            intra_context = Context(True, CENTRE)
-            rate = float(intra_context.row(0.0) @ state.mean)
-            terms.append(Term(level + rate + math.log(intra), state.slope(intra_context)))
-        for slot, count in enumerate(slots):
-            if count:
-                # Offsets are shared by a frame and its reference but for their difference; so is the base.
-                row = Context(False, self._offsets[slot - 1]).row(self._offsets[slot])
-                terms.append(Term(level + float(row @ state.mean) + math.log(count), state.joint_slope))
-        return terms

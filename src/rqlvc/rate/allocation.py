@@ -57,14 +57,6 @@ class Pattern:
     def weight(self, position: int) -> float:
         return self.inter[self.slot(position)] if position else self.intra
 
-    def counts(self, position: int, frames: int, period: int | None) -> list[int]:
-        """Of ``frames`` frames from ``position`` on: intra frames, then those of each slot of a miniGOP."""
-        counts = [0] * (1 + len(self.inter))
-        for index in range(position, position + frames):
-            place = index % period if period else index
-            counts[1 + self.slot(place) if place else 0] += 1
-        return counts
-
     def total(self, position: int, frames: int, period: int | None) -> float:
         """Weight of ``frames`` frames from ``position`` on, with an intra frame every ``period`` (None: no more)."""
         return self._from_intra(position + frames, period) - self._from_intra(position, period)
@@ -138,6 +130,14 @@ class BitBudget:
         if not (math.isfinite(framerate) and framerate > 0):
             raise RqlvcError(f"the frame rate must be above 0 frames per second, not {framerate:g}.")
         self.frame_bits = bitrate / framerate
+        self.replan()
+
+    def replan(self) -> None:
+        """Let the next frame start a plan of its own.
+
+        Called before every frame, this pays errors back over the window rather than within the rest of the miniGOP,
+        which keeps the quality steadier.
+        """
         self._mini_gop = None
 
     @property

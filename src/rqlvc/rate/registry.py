@@ -8,12 +8,14 @@ from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import Adaptive
 from rqlvc.rate.allocation import BitBudget
 from rqlvc.rate.icassp24 import Icassp24
+from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.pi import ProportionalIntegral
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, QualityRange
 from rqlvc.rate.rq_lvc import RqLvc
 from rqlvc.rate.tip14 import Tip14
+from rqlvc.rate.two_pass import TwoPass
 
-PointSource = Literal["none", "optional", "predicted", "encoded"]
+PointSource = Literal["none", "optional", "predicted", "encoded", "first pass"]
 Factory = Callable[[BitBudget, int, QualityRange], Controller]
 
 
@@ -25,9 +27,14 @@ class ControllerEntry:
     summary: str
     source: str
     points: PointSource
-    """What ``FrameInfo.points`` must hold: predictions of RQNet, real encodes of the frame, or nothing."""
+    """What ``FrameInfo.points`` must hold: predictions of RQNet, real encodes of the frame, or nothing; with "first
+    pass" the controller itself must be given what a first pass found."""
     factory: Factory | None
-    """None for ``constant``, which is made from a quality and not from a bitrate."""
+    """None for ``constant``, which is made from a quality and not from a bitrate, and for ``two-pass``."""
+
+    @property
+    def meets_bitrate(self) -> bool:
+        return self.name != "constant"
 
 
 DEFAULT_CONTROLLER = "adaptive"
@@ -42,6 +49,13 @@ CONTROLLERS: dict[str, ControllerEntry] = {
             "this package",
             "optional",
             Adaptive,
+        ),
+        ControllerEntry(
+            "two-pass",
+            "a steady quality, planned over the whole video after a first pass; with --two-pass",
+            "this package",
+            "first pass",
+            None,
         ),
         ControllerEntry("constant", "one quality level for all frames, no bitrate", "-", "none", None),
         ControllerEntry(
@@ -114,22 +128,32 @@ def make_controller(
     min_quality: float = QUALITY_MIN,
     max_quality: float = QUALITY_MAX,
     weights: Sequence[float] | None = None,
+    outlook: Outlook | None = None,
 ) -> Controller:
     """A controller that spends ``bitrate`` bits per second on frames of ``pixels`` luma pixels.
 
     ``total_frames``, or ``FrameInfo.frames_left``, lets it land on the target at the end. ``weights`` are the relative
-    bits of the inter frames of a miniGOP. Raises :class:`RqlvcError` for an unknown name or bad values.
+    bits of the inter frames of a miniGOP. ``outlook`` is what a first pass found, for ``two-pass``. Raises
+    :class:`RqlvcError` for an unknown name or bad values.
     """
     entry = CONTROLLERS.get(name)
     if entry is None:
         raise RqlvcError(f"there is no controller {name!r}: choose one of {', '.join(CONTROLLERS)}.")
-    if entry.factory is None:
+    if not entry.meets_bitrate:
         raise RqlvcError(
             "the controller 'constant' takes a quality and no bitrate: give --quality instead of --bitrate."
+        )
+    if (outlook is None) == (entry.points == "first pass"):
+        raise RqlvcError(
+            f"the controller {name!r} and a first pass do not go together: two-pass needs one, others none."
         )
     if pixels < 1:
         raise RqlvcError(f"a frame must have at least one pixel, not {pixels}.")
     if total_frames is not None and total_frames < 1:
         raise RqlvcError(f"the number of frames must be at least 1, not {total_frames}: leave it out if it is unknown.")
     budget = BitBudget(bitrate, framerate, total_frames, weights)
-    return entry.factory(budget, pixels, QualityRange(min_quality, max_quality))
+    limits = QualityRange(min_quality, max_quality)
+    if outlook is not None:
+        return TwoPass(budget, pixels, limits, outlook)
+    assert entry.factory is not None
+    return entry.factory(budget, pixels, limits)

@@ -27,8 +27,9 @@ from rqlvc.evaluation.paper import (
 from rqlvc.evaluation.report.html import Cell, page, select, table
 from rqlvc.evaluation.report.pictures import Coded, check_model, figures
 from rqlvc.evaluation.results import FILE_NAME, SCHEMA, deviation
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, file_digest, find_sequences
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, find_sequences
 from rqlvc.media.properties import VideoProperties
+from rqlvc.media.reader import file_digest
 from rqlvc.rate.models import FITS, ExponentialModel, LinearModel, LogarithmicModel, r_squared
 from rqlvc.rate.protocol import RatePoint
 from rqlvc.rate.registry import CONTROLLERS
@@ -157,7 +158,7 @@ def _json(path: Path) -> Any:
 
 def _slots(controllers: Iterable[str]) -> dict[str, str]:
     """A colour for each: the same for a known controller in every report."""
-    known = [name for name, entry in CONTROLLERS.items() if entry.factory]
+    known = [name for name, entry in CONTROLLERS.items() if entry.meets_bitrate]
     names = known + [name for name in controllers if name not in known]
     return {name: f"s{index % COLOURS}" for index, name in enumerate(names)}
 
