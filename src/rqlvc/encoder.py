@@ -27,7 +27,7 @@ from rqlvc.media.reader import open_reader
 from rqlvc.rate.buffer import DROP_BELOW, LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
-from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
+from rqlvc.scenecut import MINIMUM_DISTANCE, cuts, novelty_of
 from rqlvc.summary import FrameStats, Summary, Totals
 
 DEFAULT_KEYINT = 32
@@ -130,10 +130,11 @@ class Encoder:
         return self._dropped > 0
 
     def encode(
-        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False
+        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False, following: Frame | None = None
     ) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known; ``cut`` says that
-        another scene begins with it (see :mod:`rqlvc.scenecut`).
+        another scene begins with it (see :mod:`rqlvc.scenecut`); ``following`` is the frame after it, where that is
+        there already: the more it has in common with an intra frame, the more that frame is worth.
 
         Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
         """
@@ -141,12 +142,13 @@ class Encoder:
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
-        attempt = self._attempt(frame, bucket, intra, cut, frames_left)
+        novelty = None if following is None or not intra else novelty_of(following, frame)
+        attempt = self._attempt(frame, bucket, intra, cut, novelty, frames_left)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            attempt = self._attempt(frame, bucket, intra, cut, frames_left, attempt.encodes)
+            attempt = self._attempt(frame, bucket, intra, cut, None, frames_left, attempt.encodes)
         info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
@@ -184,7 +186,14 @@ class Encoder:
         )
 
     def _attempt(
-        self, frame: Frame, bucket: Bucket | None, intra: bool, cut: bool, frames_left: int | None, encodes: int = 0
+        self,
+        frame: Frame,
+        bucket: Bucket | None,
+        intra: bool,
+        cut: bool,
+        novelty: float | None,
+        frames_left: int | None,
+        encodes: int = 0,
     ) -> "_Attempt":
         """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
         position = 0 if intra else self._position
@@ -196,6 +205,7 @@ class Encoder:
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
+            novelty=novelty,
             points=self._points(frame, intra),
         )
         decision = self.controller.decide(info)
@@ -321,18 +331,22 @@ def encode_file(
                 frame, cut = picture.frame, cut or picture.cut
                 encoder = encoder or new_encoder(index=picture.number)
                 frames_left = None if reader.frame_count is None else max(reader.frame_count - picture.number, 1)
-                if exact and frames_left is not None:
-                    frames_left = 1 if picture.last else max(frames_left, 2)  # the count may be an estimate
+                if ahead and frames_left is not None:
+                    frames_left = (
+                        1 if picture.following is None else max(frames_left, 2)
+                    )  # the count may be an estimate
                 if follower is not None:
                     follower.follow(encoder, frame.time, on_target)
                 if encoder.drops(frame.time):
                     totals.dropped += 1
                     continue
-                yield encoder.encode(frame, frames_left=frames_left, cut=cut)
+                yield encoder.encode(frame, frames_left=frames_left, cut=cut, following=picture.following)
                 cut = False
 
+        # A live source has no next frame yet; but a size must know the last one.
         exact = isinstance(control, RateTarget) and control.size is not None
-        pictures = _pictures(chain([first], reader), reader.properties.frame_rate, scenecut=scenecut, ahead=exact)
+        ahead = exact or (target is not None and source != "-" and keyint is not None)
+        pictures = _pictures(chain([first], reader), reader.properties.frame_rate, scenecut=scenecut, ahead=ahead)
         at_once = 1
         if keyint is not None and source != "-" and isinstance(control, Constant):
             at_once = min(groups_at_once(codec), pictures_that_fit(first.width, first.height) // keyint - 1)
@@ -408,17 +422,22 @@ class _Picture(NamedTuple):
     number: int
     frame: Frame
     cut: bool
-    last: bool
+    following: Frame | None
+    """The next one, where it was waited for; None for the last."""
 
 
 def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, ahead: bool) -> Iterator[_Picture]:
-    """``frames`` from time 0 on. With ``ahead``, each is held back until it is known whether it is the last."""
+    """``frames`` from time 0 on. With ``ahead``, each is held back until the one after it is there."""
     timed = carried_times(frames, rate)
     marked: Iterator[tuple[Frame, bool]] = cuts(timed) if scenecut else zip(timed, repeat(False))
     if not ahead:
-        return (_Picture(number, frame, cut, False) for number, (frame, cut) in enumerate(marked))
+        return (_Picture(number, frame, cut, None) for number, (frame, cut) in enumerate(marked))
     pairs = enumerate(pairwise(chain(marked, [None])))
-    return (_Picture(number, *now, following is None) for number, (now, following) in pairs if now is not None)
+    return (
+        _Picture(number, *now, None if following is None else following[0])
+        for number, (now, following) in pairs
+        if now is not None
+    )
 
 
 def _group_starts(keyint: int) -> Callable[[_Picture], bool]:

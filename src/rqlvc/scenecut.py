@@ -58,6 +58,11 @@ def novelty(picture: Small, reference: Small) -> float:
     return (inter + CALM) / (intra + CALM)
 
 
+def novelty_of(frame: Frame, reference: Frame) -> float:
+    """:func:`novelty` of two whole frames of one size."""
+    return novelty(shrunk(frame), shrunk(reference))
+
+
 def _per_block(difference: Small) -> Small:
     """Mean absolute value of every block."""
     height, width = difference.shape

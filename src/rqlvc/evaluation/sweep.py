@@ -282,7 +282,8 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
             encoder.controller.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
-        stats.append(encoder.encode(frame, frames_left=len(frames) - index)[1])
+        following = frames[index + 1] if index + 1 < len(frames) else None
+        stats.append(encoder.encode(frame, frames_left=len(frames) - index, following=following)[1])
         assert encoder.reconstruction is not None
         shown.append(encoder.reconstruction)
     return Encode(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.initial import INTER
+from rqlvc.rate.initial import INTER, intra_ratio
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 
 WINDOW = 40
@@ -159,6 +159,8 @@ class BitBudget:
         slot = self.pattern.slot(info.position)
         if info.intra or slot == 0 or self._mini_gop is None:
             self.pattern.intra = self._group.intra_weight() or self.pattern.intra
+            if info.novelty and (info.cut or not self.frames):  # the content is not what it was
+                self.pattern.intra = min(max(intra_ratio(info.novelty), INTRA_WEIGHT_RANGE[0]), INTRA_WEIGHT_RANGE[1])
         if info.intra:
             self._group = GroupCost()
             if left is None:
