@@ -1,5 +1,7 @@
 """The bit budget: Eqs. (7) and (8), intra frames, landing on the total, and rates that change on the way."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,3 +129,16 @@ def test_bad_rates_and_weights_are_refused() -> None:
     for weights in ((), (1, 0), (1, -2), (1, float("nan"))):
         with pytest.raises(RqlvcError, match="positive numbers"):
             BitBudget(1000, 25, weights=weights)
+
+
+@given(st.tuples(st.floats(0.02, 1.5), st.floats(0.02, 1.5)), st.booleans())
+def test_first_intra_frame_of_stiller_content_gets_more(novelties: tuple[float, float], cut: bool) -> None:
+    targets = []
+    for novelty in sorted(novelties):
+        budget = BitBudget(RATE * 100, FPS, total_frames=96)
+        if cut:  # the same holds for a scene that begins on the way
+            book(budget, frame(0, 32, 96), AVERAGE)
+        info = replace(frame(32 if cut else 0, 32, 96), cut=cut, novelty=novelty)
+        targets.append(budget.target(info))
+    assert targets[0] >= targets[1] > 0
+    assert max(novelties) < 1.01 * min(novelties) or targets[0] > targets[1]

@@ -378,3 +378,15 @@ def test_readme_example_runs(
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["I", "P"]
+
+
+def test_intra_frame_knows_how_far_it_predicts_the_next() -> None:
+    controller = Recorder()
+    encoder = Encoder(ToyCodec(), controller, keyint=3)
+    frames = noise(5, 64, 64)
+    frames[1] = frames[0]  # a still, then pictures that have nothing in common
+    for index, frame in enumerate(frames):
+        encoder.encode(frame, following=frames[index + 1] if index + 1 < len(frames) else None)
+    first, second = controller.infos[0].novelty, controller.infos[3].novelty
+    assert first is not None and second is not None and first < 0.5 < second
+    assert [info.novelty for info in controller.infos if not info.intra] == [None] * 3
