@@ -25,13 +25,13 @@ import rqlvc.rate
 from rqlvc.codec.protocol import Codec
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import RateTarget
-from rqlvc.encoder import encode_file
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.buffer_check import check_buffer
 from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
 from rqlvc.media.container import ContainerReader
 from rqlvc.rate.buffer import INITIAL, Buffer
 from rqlvc.rate.constant import Constant
+from rqlvc.transcode import encode_file
 
 LEVELS = (16.0, 28.0, 40.0, 52.0)
 SECONDS = (0.25, 0.5, 1.0, 2.0)
@@ -89,7 +89,12 @@ def run_job(job: Job, out: Path) -> Result:
 def source_digest() -> str:
     digest = hashlib.sha256(codec_digest().encode())
     encoder = Path(rqlvc.encoder.__file__)
-    for path in [encoder, encoder.with_name("control.py"), *sorted(Path(rqlvc.rate.__path__[0]).glob("*.py"))]:
+    for path in [
+        encoder,
+        encoder.with_name("control.py"),
+        encoder.with_name("transcode.py"),
+        *sorted(Path(rqlvc.rate.__path__[0]).glob("*.py")),
+    ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

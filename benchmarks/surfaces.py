@@ -2,14 +2,18 @@
 
     python benchmarks/surfaces.py --data DIR --out RUN --to tests/surfaces.npz [--jobs N]
 
-Every sequence is coded at nine constant levels, and some of its frames at eight levels from one state (the encodes of
-``rqlvc evaluate paper``, kept in RUN). Kept are the bits of every frame at every level, its PSNR, what RQNet expected,
-and how much ln R rises for each level that a frame is above its reference.
+Every sequence is coded at six constant levels, and some of its frames at eight levels from one state (the encodes of
+``rqlvc evaluate paper``, kept in RUN). Kept are the bits of every frame at every level, what RQNet expected, how badly
+every frame predicts the next, and how much ln R rises for each level that a frame is above its reference.
+
+Also prints what :mod:`rqlvc.rate.initial` says of usual content: the mean lines of Q over ln bpp, and the bits of
+intra frames over those of the inter frames after them, as a power of the former's novelty.
 """
 
 import argparse
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +21,13 @@ import numpy as np
 from rqlvc.codec.registry import load_codec
 from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, run_jobs
+from rqlvc.media.reader import open_reader
 from rqlvc.parallel import Processes
+from rqlvc.scenecut import novelty, shrunk
 
-LEVELS = (0.0, 10.0, 18.0, 27.0, 35.0, 43.0, 52.0, 60.0, 63.0)
+LEVELS = (0.0, 10.0, 27.0, 43.0, 60.0, 63.0)
+RATIO_LEVELS = slice(2, 4)
+"""27 and 43, the middle ones: where the ratio of intra to inter frames is fitted."""
 
 
 def dependence(constant: list[Encode], curves: Encode) -> float:
@@ -31,6 +39,40 @@ def dependence(constant: list[Encode], curves: Encode) -> float:
         excess += list(np.log(bits) - flat)
     x, y = np.array(away), np.array(excess)
     return float((x * y).sum() / (x * x).sum())
+
+
+def novelties(path: str, count: int) -> list[float]:
+    """How badly each frame predicts the next; the last one's is that of the one before."""
+    with open_reader(path, frames=count) as reader:
+        small = [shrunk(frame) for frame in reader]
+    found = [novelty(after, before) for before, after in pairwise(small)]
+    return [*found, found[-1]]
+
+
+def usual_lines(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> None:
+    """Prints the constants of :mod:`rqlvc.rate.initial`."""
+    lines: dict[str, list[np.ndarray]] = {"intra": [], "inter": []}
+    known, ratios = [], []
+    for name in names:
+        bits = np.log(kept[f"{name}.bits"])
+        log_bpp = bits - np.log(kept[f"{name}.facts"][0])
+        intra = np.arange(bits.shape[1]) % keyint == 0
+        lines["intra"].append(np.polyfit(log_bpp[:, 0], LEVELS, 1))
+        lines["inter"].append(np.polyfit(log_bpp[:, ~intra].mean(axis=1), LEVELS, 1))
+        for start in np.flatnonzero(intra):
+            inter = bits[RATIO_LEVELS, start + 1 : start + keyint]
+            if inter.size:
+                known.append(np.log(kept[f"{name}.novelty"][start]))
+                ratios.append((bits[RATIO_LEVELS, start] - inter.mean(axis=1)).mean())
+    for kind, found in lines.items():
+        alpha, beta = np.mean(found, axis=0)
+        print(f"{kind}: Q = {alpha:.1f} ln bpp + {beta:.1f}")
+    power, constant = np.polyfit(known, ratios, 1)
+    left = np.std(np.array(ratios) - np.polyval([power, constant], known))
+    print(
+        f"intra / inter: {np.exp(constant):.2f} novelty ** {power:.2f} over {len(ratios)} groups of pictures; "
+        f"deviation of its logarithm {left:.2f}, without novelty {np.std(ratios):.2f}"
+    )
 
 
 def main() -> None:
@@ -60,11 +102,12 @@ def main() -> None:
         slope = dependence(encodes, results[curves[clip]])
         rate = float(clip.properties.frame_rate)
         kept[f"{clip.name}.bits"] = np.array([each.bits for each in encodes], np.int32)
-        kept[f"{clip.name}.psnr"] = np.array([each.psnr_yuv for each in encodes], np.float16)
+        kept[f"{clip.name}.novelty"] = np.array(novelties(clip.path, clip.frames), np.float32)
         predicted = [[[bits for _, bits in points] for points in each.predicted] for each in encodes]
         kept[f"{clip.name}.predicted"] = np.array(predicted, np.float32).astype(np.int32)
         kept[f"{clip.name}.facts"] = np.array([clip.properties.width * clip.properties.height, rate, slope])
         print(f"{clip.name}: {slope:+.4f} of ln R for each level above the reference")
+    usual_lines(kept, [clip.name for clip in clips], experiment.keyint)
     np.savez_compressed(arguments.to, **kept)  # type: ignore[arg-type]
     print(f"{arguments.to}: {arguments.to.stat().st_size / 1000:.0f} kB")
 

@@ -139,6 +139,8 @@ class Recorded:
     """(levels, frames)."""
     log_predicted: np.ndarray
     """RQNet's points on the way along each constant level, (levels, frames, 4); empty without RQNet."""
+    novelty: np.ndarray
+    """How badly each frame predicts the next, (frames,)."""
     intra_period: int = 32
 
     @property
@@ -175,7 +177,13 @@ def recorded(path: Path) -> dict[str, Recorded]:
         pixels, rate, slope = columns[f"{name}.facts"].tolist()
         bits, predicted = columns[f"{name}.bits"], columns[f"{name}.predicted"]
         sequences[name] = Recorded(
-            int(pixels), rate, slope, columns["levels"], np.log(bits), np.log(np.maximum(predicted, 8))
+            int(pixels),
+            rate,
+            slope,
+            columns["levels"],
+            np.log(bits),
+            np.log(np.maximum(predicted, 8)),
+            columns[f"{name}.novelty"],
         )
     return sequences
 
@@ -225,6 +233,7 @@ def run(
             pixels=simulation.pixels,
             frames_left=simulation.frames - index if end_known else None,
             frames_to_intra=simulation.intra_period - position if intra_known else None,
+            novelty=float(simulation.novelty[index]) if intra and isinstance(simulation, Recorded) else None,
         )
         if points == "predicted":
             info = replace(info, points=simulation.predicted(index, last_quality))

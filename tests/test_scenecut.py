@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import CommandLine, moving_picture
-from rqlvc.encoder import Encoder, FrameStats, encode_file
+from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.constant import Constant
 from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
+from rqlvc.transcode import encode_file
 from test_cli import lines_of
 from test_groups import SharedToyCodec
 from toy_codec import ToyCodec

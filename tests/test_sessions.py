@@ -17,7 +17,7 @@ from rqlvc.codec.protocol import Codec
 from rqlvc.codec.registry import available_codecs, load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, RealEncodes
 from rqlvc.decoder import Decoder, decode_file
-from rqlvc.encoder import Encoder, FrameStats, encode_file
+from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import ContainerReader
@@ -26,6 +26,7 @@ from rqlvc.rate.buffer import Buffer
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import make_controller
+from rqlvc.transcode import encode_file
 from toy_codec import StrangerCodec, ToyCodec
 
 

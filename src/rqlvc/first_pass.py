@@ -10,7 +10,6 @@ from typing import Any
 
 from rqlvc.codec.protocol import Codec, carried_quality
 from rqlvc.control import RateTarget
-from rqlvc.encoder import encode_file
 from rqlvc.errors import RqlvcError
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest, open_reader
@@ -18,6 +17,7 @@ from rqlvc.rate.constant import Constant
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.outlook import Outlook
 from rqlvc.summary import FrameStats
+from rqlvc.transcode import encode_file
 
 FORMAT = "rqlvc-passlog-1"
 INTER_SHARE = 0.7
@@ -70,7 +70,7 @@ def make_first_pass(
 ) -> Outlook:
     """Code ``source`` at the quality that usual content has at ``target``; the file is thrown away.
 
-    Raises :class:`RqlvcError` as :func:`rqlvc.encoder.encode_file` does, and KeyboardInterrupt.
+    Raises :class:`RqlvcError` as :func:`rqlvc.transcode.encode_file` does, and KeyboardInterrupt.
     """
     with open_reader(
         source.path, start=source.start, frames=source.frames, size=source.size, frame_rate=source.frame_rate

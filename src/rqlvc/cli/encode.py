@@ -175,8 +175,9 @@ def encode(
         check_output(stats, overwrite=overwrite, inputs=(source, output))
 
     from rqlvc.codec.registry import load_codec
-    from rqlvc.encoder import DEFAULT_KEYINT, encode_file
+    from rqlvc.encoder import DEFAULT_KEYINT
     from rqlvc.rate.constant import Constant
+    from rqlvc.transcode import encode_file
 
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     if two_pass and target is not None:
