@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from rqlvc.codec.protocol import Codec
@@ -74,9 +74,8 @@ def side_by_side(
     At most ``waiting`` results of a group wait for those of the groups before it, and at most one group that is not in
     work is read. What ``work`` raises on a group comes after the results before it.
     """
-    first = list(islice(groups, at_once))
-    if len(first) < 2 or not isinstance(codec, Divisible):
-        for group in chain(first, groups):
+    if at_once < 2 or not isinstance(codec, Divisible):
+        for group in groups:
             yield from work(group)
         return
     line: deque[_Work[R]] = deque()
@@ -87,7 +86,7 @@ def side_by_side(
         nonlocal unfinished
         try:
             while not group.unwanted.is_set():
-                codec.share(min(unfinished, len(first)))
+                codec.share(min(unfinished, at_once))
                 group.put(next(making))
         except StopIteration:
             group.put(_End(None))
@@ -98,14 +97,14 @@ def side_by_side(
                 unfinished -= 1
 
     lock = threading.Lock()
-    with ThreadPoolExecutor(len(first), "group") as pool:
+    with ThreadPoolExecutor(at_once, "group") as pool:
         try:
-            for group in chain(first, groups):
+            for group in groups:
                 line.append(_Work(waiting))
                 with lock:
                     unfinished += 1
                 pool.submit(make, line[-1], work(group))
-                if len(line) > len(first):
+                if len(line) > at_once:
                     yield from line.popleft().results()
             while line:
                 yield from line.popleft().results()
