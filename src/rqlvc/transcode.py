@@ -101,10 +101,8 @@ def encode_file(
                 frame, cut = picture.frame, cut or picture.cut
                 encoder = encoder or new_encoder(index=picture.number)
                 frames_left = None if reader.frame_count is None else max(reader.frame_count - picture.number, 1)
-                if ahead and frames_left is not None:
-                    frames_left = (
-                        1 if picture.following is None else max(frames_left, 2)
-                    )  # the count may be an estimate
+                if ahead and frames_left is not None:  # the count may be an estimate: the last frame is seen
+                    frames_left = 1 if picture.following is None else max(frames_left, 2)
                 if follower is not None:
                     follower.follow(encoder, frame.time, on_target)
                 if encoder.drops(frame.time):

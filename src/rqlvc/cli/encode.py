@@ -193,8 +193,7 @@ def encode(
             progress.target = bits_per_second
 
         def on_frame(frame: "FrameStats") -> None:
-            total = None if frame.frames_left is None else frame.index + frame.frames_left
-            progress.update(frame.time, frame.bits, total=total, quality=frame.quality)
+            _show(progress, frame)
             if stats_file is not None:
                 print(json_line("frame", frame_fields(frame)), file=stats_file)
             if json:
@@ -236,15 +235,15 @@ def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Pa
     if passlog is not None and passlog.exists():
         return read_passlog(passlog, settings)
     with Progress("first pass") as progress:
-
-        def on_frame(frame: "FrameStats") -> None:
-            total = None if frame.frames_left is None else frame.index + frame.frames_left
-            progress.update(frame.time, frame.bits, total=total, quality=frame.quality)
-
-        outlook = make_first_pass(source, codec, target, on_frame)
+        outlook = make_first_pass(source, codec, target, partial(_show, progress))
     if passlog is not None:
         write_passlog(passlog, settings, outlook)
     return outlook
+
+
+def _show(progress: Progress, frame: "FrameStats") -> None:
+    total = None if frame.frames_left is None else frame.index + frame.frames_left
+    progress.update(frame.time, frame.bits, total=total, quality=frame.quality)
 
 
 def _sentence(summary: "Summary", target_size: int | None) -> str:

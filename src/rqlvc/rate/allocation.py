@@ -100,7 +100,12 @@ class GroupCost:
         ratio = self.intra_bits * self.inter_frames / max(self.inter_bits, FLOOR_BITS)
         gap = self.inter_quality / self.inter_frames + INTRA_ADVANTAGE - self.intra_quality
         weight = ratio * math.exp(min(max(gap, -INTRA_STEP), INTRA_STEP) / INTER.alpha)
-        return min(max(weight, INTRA_WEIGHT_RANGE[0]), INTRA_WEIGHT_RANGE[1])
+        return _possible_weight(weight)
+
+
+def _possible_weight(weight: float) -> float:
+    """The weight of an intra frame, moved into the range of those that are believed."""
+    return min(max(weight, INTRA_WEIGHT_RANGE[0]), INTRA_WEIGHT_RANGE[1])
 
 
 class BitBudget:
@@ -160,7 +165,7 @@ class BitBudget:
         if info.intra or slot == 0 or self._mini_gop is None:
             self.pattern.intra = self._group.intra_weight() or self.pattern.intra
             if info.novelty and (info.cut or not self.frames):  # the content is not what it was
-                self.pattern.intra = min(max(intra_ratio(info.novelty), INTRA_WEIGHT_RANGE[0]), INTRA_WEIGHT_RANGE[1])
+                self.pattern.intra = _possible_weight(intra_ratio(info.novelty))
         if info.intra:
             self._group = GroupCost()
             if left is None:

@@ -68,8 +68,7 @@ class TwoPass:
         context = Context(info.intra, self._last_quality)
         state = self._filter
         state.step()
-        curve = PredictedCurve.through(self.outlook.points(info))
-        assert curve is not None  # a first pass tells two points of every frame
+        curve = self._curve(info)
         base = self._next_base(info, context)
         unread = state.mean, state.covariance
         for _ in range(READINGS):
@@ -86,14 +85,17 @@ class TwoPass:
         self.budget.spend(result)
         context = Context(result.info.intra, self._last_quality)
         log_rate = log_bits(result.bits)
-        curve = PredictedCurve.through(self.outlook.points(result.info))
-        assert curve is not None
-        self._filter.judge_predicted(context, log_rate - curve(result.quality))
+        self._filter.judge_predicted(context, log_rate - self._curve(result.info)(result.quality))
         self._filter.observe_coded(context, result.quality, log_rate)
         self._last_quality = result.quality
 
     def set_rates(self, bitrate: float, framerate: float) -> None:
         self.budget.set_rates(bitrate, framerate)
+
+    def _curve(self, info: FrameInfo) -> PredictedCurve:
+        curve = PredictedCurve.through(self.outlook.points(info))
+        assert curve is not None  # a first pass tells two points of every frame
+        return curve
 
     def _quality(self, base: float, info: FrameInfo) -> float:
         return self.limits.clip(base + self._offset(info))
