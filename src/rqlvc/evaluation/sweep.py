@@ -281,7 +281,7 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
             state: State | None = None if index % job.keyint == 0 else encoder.state
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
-            encoder.controller.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
+            encoder.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
         following = frames[index + 1] if index + 1 < len(frames) else None
         stats.append(encoder.encode(frame, frames_left=len(frames) - index, following=following)[1])
         assert encoder.reconstruction is not None
