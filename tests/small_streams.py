@@ -102,10 +102,10 @@ def decode_stream(codec: NeuralCodec, packets: Sequence[bytes]) -> tuple[list[Fr
 
 
 def symbols_of(state: CodecState) -> list[Tensor]:
-    """Every latent that an inter frame's packet carried, in 1/16 steps (an intra frame keeps none)."""
-    if state.state.texture is None or state.state.motion_latents is None:
+    """All that an inter frame's packet carried: latents in 1/16 steps, and vectors (an intra frame keeps none)."""
+    if state.state.texture is None or state.state.motion is None:
         return []
-    return [*state.state.texture, *state.state.motion_latents]
+    return [*state.state.texture, state.state.motion]
 
 
 def digest(states: Sequence[CodecState]) -> str:

@@ -10,14 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from conftest import same_picture
-from rqlvc.codec.entropy import build_tables
+from rqlvc.codec.entropy import MotionContext, build_tables
 from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel
 from rqlvc.codec.model import ModelConfig
-from rqlvc.codec.motion import VECTOR_LIMIT, from_latents, predict_motion, to_latents
 from rqlvc.codec.neural import NeuralCodec, load
 from rqlvc.codec.planes import Planes, fold, from_frame, to_bytes, to_frame, unfold
 from rqlvc.codec.search import block_search
@@ -173,10 +171,10 @@ def test_the_range_of_rates_is_wide(codec: NeuralCodec) -> None:
     [
         ModelConfig(mask=True),
         ModelConfig(attention=True),
-        ModelConfig(motion_prediction=True),
+        ModelConfig(motion_prediction=False),
         ModelConfig(temporal_prior=False),
     ],
-    ids=["mask", "attention", "motion prediction", "no temporal prior"],
+    ids=["mask", "attention", "no motion prediction", "no temporal prior"],
 )
 def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
@@ -186,7 +184,7 @@ def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     stream = encode_stream(codec, moving_frames(48, 64, 4), (40.0, 10.0, 60.0, 30.0))
     frames, states = decode_stream(codec, stream.packets)
     assert all(same_picture(a.reconstruction, b) for a, b in zip(stream.coded, frames, strict=True))
-    assert len(symbols_of(states[-1])) == 4
+    assert len(symbols_of(states[-1])) == 3
 
 
 def test_the_identity_is_a_digest_of_the_weights(codec: NeuralCodec, tmp_path: Path) -> None:
@@ -357,6 +355,10 @@ def test_vectors_are_followed_to_the_picture_before() -> None:
     assert torch.equal(follow(moving, last) - moving, expected)
 
 
+def nothing_known() -> MotionContext:
+    return MotionContext(None, untrained().motion_contexts[None], True)
+
+
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (5.0, -3.0), (-17.0, 11.0), (2.25, -0.75), (-6.5, 4.0)])
 def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     height, width = 96, 128
@@ -364,7 +366,7 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     fine = quarter_pel(reference, MARGIN)
     field = vectors_of(motion[0] * PEL, motion[1] * PEL, height // 8, width // 8)
     luma = moved_luma(reference, field)
-    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.zeros_like(field), torch.tensor([0.04]))
+    found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.04]))
     assert torch.equal(found, found.round())
     inside = (found == field).all(dim=1)[0, 3:-3, 3:-3]  # blocks whose match lies inside the reference
     assert inside.float().mean() > 0.95
@@ -372,11 +374,14 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     assert error < 0.1 * max((reference - luma).abs().mean(), 0.01)
 
 
-def test_block_search_follows_the_free_prediction_where_nothing_tells() -> None:
+def test_block_search_follows_the_last_motion_where_nothing_tells() -> None:
     flat = torch.full((1, 1, 64, 64), 0.5)
-    predicted = vectors_of(17, -32, 8, 8)
-    found = block_search(flat, flat, quarter_pel(flat, MARGIN), predicted, predicted, torch.tensor([0.1]))
-    assert torch.equal(found, predicted)
+    last = vectors_of(17, -32, 8, 8)
+    contexts = untrained().motion_contexts[None]
+    for before, expected in ((last, last), (None, torch.zeros_like(last))):
+        known = MotionContext(before, contexts, True)
+        found = block_search(flat, flat, quarter_pel(flat, MARGIN), known, torch.tensor([0.1]))
+        assert torch.equal(found, expected)
 
 
 def test_block_search_splits_a_square_only_for_a_reason() -> None:
@@ -388,22 +393,8 @@ def test_block_search_splits_a_square_only_for_a_reason() -> None:
     noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3)) * 0.01
     luma = moved_luma(reference, field) + noise
     fine = quarter_pel(reference, MARGIN)
-    found = block_search(luma, reference, fine, torch.zeros_like(field), torch.zeros_like(field), torch.tensor([0.1]))
+    found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.1]))
     assert torch.equal(found, field)
-
-
-@given(arrays.arrays(np.int32, (2, 2, 4, 6), elements=st.integers(-VECTOR_LIMIT, VECTOR_LIMIT)))
-def test_motion_survives_the_way_to_latents_and_back(field: np.ndarray) -> None:
-    vectors = torch.from_numpy(field).float()
-    assert torch.equal(from_latents(to_latents(vectors)), vectors)
-
-
-def test_predicted_motion_is_the_last_without_what_moved_alone() -> None:
-    last = torch.zeros(1, 2, 6, 8)
-    last[:, :, :, 4:] = 7.0  # an edge of motion stays
-    noisy = last.clone()
-    noisy[0, 0, 2, 1] = 30.0
-    assert torch.equal(predict_motion(noisy), last) and torch.equal(predict_motion(last), last)
 
 
 def test_what_does_not_change_is_repeated_exactly(codec: NeuralCodec) -> None:

@@ -59,7 +59,7 @@ def check_symbols(stream: Stream, states: list[CodecState]) -> None:
         for ours, theirs in zip(symbols_of(coded.state), symbols_of(state), strict=True):
             assert torch.equal(ours.double(), theirs.double())
     assert digest(states) == digest([coded.state for coded in stream.coded])
-    assert len(symbols_of(states[-1])) == 4
+    assert len(symbols_of(states[-1])) == 3
 
 
 def check_pictures(stream: Stream, frames: list[Frame]) -> None:

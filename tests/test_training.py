@@ -48,7 +48,7 @@ from rqlvc.training.data import (
     real_motion,
     synthetic_motion,
 )
-from rqlvc.training.export import export, measure_symbols
+from rqlvc.training.export import export, measure
 from rqlvc.training.report import model_card, plot_curves, read_log
 from small_streams import decode_stream, encode_stream, moving_frames, untrained
 
@@ -396,11 +396,11 @@ def test_a_run_survives_kills(material: Material, tmp_path: Path) -> None:
 def test_export_counts_every_symbol(material: Material) -> None:
     groups = batches(material.clips, material.pictures, 2, 3, 64, 0.5, 0)
     model = untrained()
-    histogram = measure_symbols(model, groups, 1, "cpu")
+    counts = measure(model, groups, 1, "cpu")
     blocks = 64 // 8
     texture = 96 * blocks**2 + 24 * (blocks // 4) ** 2
-    motion = 8 * (blocks // 2) ** 2 + 2 * (blocks // 8) ** 2
-    assert int(histogram.sum()) == 2 * (3 * texture + 2 * motion)
+    assert int(counts.symbols.sum()) == 2 * 3 * texture
+    assert counts.decisions[:3].sum() == 2 * 2 * (blocks // 2) ** 2  # whether each square of an inter frame is split
     assert model.training is False
 
 

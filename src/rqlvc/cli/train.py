@@ -26,7 +26,7 @@ def train_codec(
     scale: Annotated[float, typer.Option(min=0.0001, help="Times the usual number of steps.")] = 1.0,
     mask: Annotated[bool, typer.Option(help="Soft mask of the prediction.")] = False,
     attention: Annotated[bool, typer.Option(help="Attention over frame and condition at 1/16.")] = False,
-    motion_prediction: Annotated[bool, typer.Option(help="Predict motion from decoded motion.")] = False,
+    motion_prediction: Annotated[bool, typer.Option(help="Predict motion from decoded motion.")] = True,
     temporal_prior: Annotated[bool, typer.Option(help="The prior looks at the last frame's latents.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of weights and samples.")] = 0,
     device: Device = "auto",

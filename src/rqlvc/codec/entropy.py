@@ -1,4 +1,4 @@
-"""From integer latents to bits: scale bins, their probability tables, and the three lines a latent can walk.
+"""From integer latents and motion to bits: scale bins, their probability tables, and the three lines these can walk.
 
 A network describes latents and hands them to a :class:`Coder` together with integer means and integer scale bins.
 An :class:`Estimator` counts bits (training), a :class:`Writer` codes symbols, a :class:`Reader` decodes them. So the
@@ -17,8 +17,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from rqlvc.codec.binary import BinaryCoder, Contexts, counter, finish, reader, writer
 from rqlvc.codec.compiled import OPTIONS
 from rqlvc.codec.integer import LATENT_UNIT
+from rqlvc.codec.motion import Field, Surroundings, as_field, as_vectors, code_field, surroundings
 from rqlvc.errors import RqlvcError
 
 BINS = 64
@@ -42,7 +44,10 @@ RATE_TRUST = 0.8
 """Share of a symbol's cost that the quantiser counts: detail that is coded also serves the frames to come."""
 BIT_PRICE = {"texture": RATE_TRUST * math.log(2) / 6}
 """Squared quantiser steps that a bit is worth: lambda * step^2 / 1.5 = 6 / ln2 bits a squared step is the high-rate
-optimum of the samples' quantiser. Other parts are rounded to nearest: hyper-latents, and motion, which is whole."""
+optimum of the samples' quantiser. Hyper-latents are rounded to nearest."""
+
+MOTION = "motion"
+"""Where the bits of vectors are booked."""
 
 Symbols = npt.NDArray[np.int32]
 
@@ -130,9 +135,30 @@ def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
     return magnitude - magnitude.detach()
 
 
+class MotionContext(NamedTuple):
+    """What both sides know of motion before a frame."""
+
+    last: Tensor | None
+    """The last frame's vectors (N, 2, h, w) in quarter samples; None after an intra frame."""
+    contexts: Tensor
+    """(N, contexts, 2), int32: see :mod:`rqlvc.codec.binary`."""
+    predicted: bool
+    """Whether decoded motion predicts motion."""
+
+    def of(self, sample: int, field: Field) -> tuple[Surroundings, Contexts]:
+        """What is around ``field`` (h, w, 2) of one sample of the batch, and contexts that may adapt."""
+        last = None if self.last is None else as_field(self.last[sample])
+        return surroundings(field, last, self.predicted), self.contexts[sample].cpu().numpy().copy()
+
+
 class Coder(Protocol):
     part: str
-    """Where bits are booked from now on: "motion", "texture", or the hyper-latents of either, as "motion hyper"."""
+    """Where bits of latents are booked from now on: "texture", or its hyper-latents, "texture hyper"."""
+
+    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Code whole ``vectors`` (N, 2, h, w; quarter samples; None when decoding) of ``size`` (h, w), before any
+        latents. Returns them, and the contexts after them."""
+        ...
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         """Code latents and return them as both sides know them, in 1/16 steps.
@@ -143,13 +169,36 @@ class Coder(Protocol):
         ...
 
 
-class Estimator:
-    """Counts bits per sample of the batch; differentiable."""
+class Counts(NamedTuple):
+    """What was coded: the tables and contexts of a weights file come from it."""
 
-    def __init__(self) -> None:
+    symbols: Tensor
+    """By scale bin and magnitude, (64, 256)."""
+    decisions: npt.NDArray[np.int64]
+    """Of motion: zeros and ones in each context, (contexts, 2)."""
+
+
+class Estimator:
+    """Estimates bits per sample of the batch; differentiable. ``counts`` grow by what is coded."""
+
+    def __init__(self, counts: Counts | None = None) -> None:
         self.bits: dict[str, Tensor] = {}
         self.part = "total"
-        self.histogram: Tensor | None = None
+        self.counts = counts
+
+    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        assert vectors is not None
+        bits, after = [], []
+        for sample, field in enumerate(vectors):
+            around, contexts = known.of(sample, as_field(field))
+            coder = counter(len(contexts))
+            code_field(coder, contexts, around)
+            bits.append(float(coder.bits[0]))
+            after.append(torch.from_numpy(contexts))
+            if self.counts is not None:
+                self.counts.decisions[:] += coder.seen
+        self.bits[MOTION] = torch.tensor(bits, device=vectors.device)
+        return vectors, torch.stack(after)
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         assert value is not None
@@ -163,8 +212,8 @@ class Estimator:
         else:
             passed, cost = torch.zeros_like(symbol), laplace_bits(symbol, bins)
         self.bits[self.part] = self.bits.get(self.part, 0) + cost.flatten(1).sum(dim=1)  # type: ignore[call-overload]
-        if self.histogram is not None:
-            _count(self.histogram, symbol, known)
+        if self.counts is not None:
+            _count(self.counts.symbols, symbol, known)
         # With the symbol held, the latent moves with its mean: that gradient is real, so it is kept.
         return (symbol + passed) * LATENT_UNIT + mean
 
@@ -300,6 +349,32 @@ def _first_bin(part: str) -> int:
     return 0 if part.endswith("hyper") else SKIP_BIN + 1
 
 
+def _code_motion(coder: BinaryCoder, field: Field, known: MotionContext) -> Tensor:
+    """Code or decode the field of the only sample; returns the contexts after it."""
+    around, contexts = known.of(0, field)
+    code_field(coder, contexts, around)
+    return torch.from_numpy(contexts)[None]
+
+
+def _number(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; all but the last byte have the highest bit set."""
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*data, value])
+
+
+def _read_number(data: bytes) -> tuple[int, bytes]:
+    """Inverse of :func:`_number`, and what comes after it. What is missing at the end of ``data`` is 0."""
+    value = 0
+    for place, byte in enumerate(data):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80 or place == 3:
+            return value, data[place + 1 :]
+    return value, b""
+
+
 class Writer:
     """Range-codes symbols; also counts the information content of each part from the tables."""
 
@@ -309,6 +384,18 @@ class Writer:
         self.part = "total"
         self.bits: dict[str, float] = {}
         self.checksum = 0
+        self._motion = b""
+
+    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        assert vectors is not None
+        field = as_field(vectors[0])
+        coder = writer(field.size * 4)
+        contexts = _code_motion(coder, field, known)
+        data = finish(coder)
+        self._motion = _number(len(data)) + data
+        self.bits[MOTION] = 8.0 * len(self._motion)
+        self.checksum = zlib.crc32(field.tobytes(), self.checksum)
+        return as_vectors(field)[None], contexts
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         assert value is not None
@@ -338,6 +425,10 @@ class Writer:
         self.bits[self.part] = self.bits.get(self.part, 0.0) + bits
 
     def finish(self) -> bytes:
+        """Motion, where there is any, as its length and its bytes; then the latents."""
+        return self._motion + self._latents()
+
+    def _latents(self) -> bytes:
         """The range coder's output, ended with the fewest bytes that still say which interval it is in."""
         words = self.encoder.get_compressed()
         position, (lower, width) = self.encoder.pos()
@@ -356,10 +447,28 @@ class Reader:
 
     def __init__(self, tables: Tables, payload: bytes) -> None:
         self.tables = tables
-        whole = payload + bytes(-len(payload) % 4)
-        self.decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(whole, ">u4").astype(np.uint32))
         self.part = "total"
         self.checksum = 0
+        self._payload = payload
+        self._decoder: constriction.stream.queue.RangeDecoder | None = None
+
+    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        length, rest = _read_number(self._payload)
+        if length > len(rest):
+            raise RqlvcError("A packet is damaged: it ends within its motion.")
+        self._payload = rest[length:]
+        field = np.zeros((*size, 2), np.int32)
+        contexts = _code_motion(reader(rest[:length]), field, known)
+        self.checksum = zlib.crc32(field.tobytes(), self.checksum)
+        return as_vectors(field)[None], contexts
+
+    @property
+    def decoder(self) -> Any:
+        """Of the latents: what lies behind the motion."""
+        if self._decoder is None:
+            whole = self._payload + bytes(-len(self._payload) % 4)
+            self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(whole, ">u4").astype(np.uint32))
+        return self._decoder
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
         means = _flat(mean)

@@ -2,7 +2,6 @@
 
 from rqlvc.codec.integer import ACTIVATION_LIMIT, COMPANDED_LIMIT, EXACT_LIMIT, IntegerConv
 from rqlvc.codec.model import VideoModel
-from rqlvc.codec.motion import SEEN_LIMIT
 from rqlvc.codec.prior import SHIFT, LatentCodec, Step
 from rqlvc.codec.quality import IntegerQualityTable
 from rqlvc.errors import RqlvcError
@@ -47,7 +46,6 @@ def accumulator_bounds(model: VideoModel) -> dict[str, int]:
     """The largest magnitude that each accumulator (sums over branches included) can take, by name."""
     groups = {
         "intra": _latent_codec(model.intra.latents, 0),
-        "motion": _latent_codec(model.motion.latents, _conv(model.motion.condition, SEEN_LIMIT)),
         "inter": _latent_codec(model.inter.latents, _conv(model.motion_side, COMPANDED_LIMIT)),
     }
     return {f"{group}.{name}": bound + _ROUNDING for group, bounds in groups.items() for name, bound in bounds.items()}

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import Coder
-from rqlvc.codec.integer import IntegerConv, compand, companding_table
-from rqlvc.codec.interpolation import MARGIN, PEL, clamp_vectors, compensate, follow, quarter_pel, upsample_blocks
+from rqlvc.codec.binary import fresh_contexts
+from rqlvc.codec.entropy import Coder, MotionContext
+from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
-from rqlvc.codec.motion import LATENTS, MotionCodec, predict_motion
+from rqlvc.codec.motion import CONTEXTS, LATENTS, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step
@@ -30,7 +31,7 @@ class ModelConfig:
     mask: bool = False
     coarse: bool = False  # networks at 1/8 in prediction and inter codec
     attention: bool = False  # in these, which it switches on
-    motion_prediction: bool = False
+    motion_prediction: bool = True  # from decoded motion: of neighbours and of the last frame
     temporal_prior: bool = True
 
 
@@ -40,8 +41,8 @@ class State(NamedTuple):
     reference: Planes
     quality: Tensor
     texture: Latents | None = None  # None after an intra frame, as all that follow
-    motion_latents: Latents | None = None
     motion: Tensor | None = None  # of the reference, quarter samples
+    contexts: Tensor | None = None  # of motion's decisions
     past: Planes | None = None  # what the reference was predicted from
 
 
@@ -118,17 +119,18 @@ class VideoModel(nn.Module):
     """Intra codec, motion, prediction, inter codec."""
 
     companding: Tensor
+    motion_contexts: Tensor
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
         self.intra = IntraCodec()
-        self.motion = MotionCodec(config.temporal_prior)
         coarse = config.coarse or config.attention
         self.prediction = Prediction(config.mask, coarse)
         self.inter = InterCodec(coarse, config.attention, config.temporal_prior)
         self.motion_side = IntegerConv(LATENTS, PRIOR, 3)
         self.register_buffer("companding", companding_table(), persistent=False)
+        self.register_buffer("motion_contexts", torch.from_numpy(fresh_contexts(CONTEXTS)))  # after an intra frame
 
     def intra_frame(
         self, coder: Coder, quality: Tensor, frame: Planes | None, size: tuple[int, int]
@@ -143,18 +145,18 @@ class VideoModel(nn.Module):
         """Code a frame at ``quality`` (N,) from ``state``."""
         reference = state.reference
         height, width = reference.luma.shape[-2:]
-        past_quality = None if state.motion_latents is None else state.quality
+        past_quality = None if state.texture is None else state.quality
 
-        predicted = quality.new_zeros(quality.shape[0], 2, height // 8, width // 8)
-        if state.motion is not None and self.config.motion_prediction:
-            predicted = predict_motion(state.motion)
+        contexts = state.contexts
+        if contexts is None:
+            contexts = self.motion_contexts.expand(len(quality), -1, -1)
+        known = MotionContext(state.motion, contexts, self.config.motion_prediction)
         found = None
         if frame is not None:
             fine = quarter_pel(reference.luma, MARGIN)
-            last = predicted if state.motion is None else state.motion
-            step = quantiser_step(quality)
-            found = clamp_vectors(block_search(frame.luma, reference.luma, fine, predicted, last, step))
-        motion, motion_latents = self.motion(coder, found, predicted, quality, state.motion_latents, past_quality)
+            found = block_search(frame.luma, reference.luma, fine, known, quantiser_step(quality))
+        motion, contexts = coder.motion(found, known, (height // 8, width // 8))
+        motion = motion.to(quality)
 
         moved = past = compensate(reference, motion)
         if state.past is not None and state.motion is not None:
@@ -165,9 +167,9 @@ class VideoModel(nn.Module):
         if frame is not None:
             latent = self.inter.analyse(fold(frame, 4) - prediction, quality, condition)
         with torch.autocast(quality.device.type, enabled=False):
-            known = compand(motion_latents.latent, self.companding)
-            side = upsample_blocks(self.motion_side(known), 2)
+            latents = compand(to_latents(motion) * LATENT_UNIT, self.companding)
+            side = upsample_blocks(self.motion_side(latents.to(self.motion_side.weight.dtype)), 2)
         size = (height // 8, width // 8)
         texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)
         decoded = self.inter.synthesise(texture.latent, prediction, quality, condition)
-        return decoded, State(decoded, quality, texture.detach(), motion_latents, motion, reference)
+        return decoded, State(decoded, quality, texture.detach(), motion, contexts, reference)

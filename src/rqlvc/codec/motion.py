@@ -1,75 +1,203 @@
-"""Motion of 8x8 blocks: predicted from the last frame's, coded without loss at 1/16.
+"""Motion of 8x8 blocks: predicted from decoded motion and coded without loss, square after square of 16x16.
 
-Vectors are integers in quarter samples, held in floating point. What is decoded is therefore the same on every
-machine, and a block that does not move stays exactly where it is: vectors that were real numbers crept by hundredths
-of a sample, and every frame's interpolation blurred the reference a little more.
+Vectors are integers in quarter samples: what is decoded is the same on every machine, and a block that does not move
+stays exactly where it is. A square has one vector, or one for each of its four blocks. A vector is that of a neighbour
+or the last frame's at its place (these are its *candidates*), or differs from the median of its neighbours. Every
+decision is coded by :mod:`rqlvc.codec.binary` in contexts that learn along the group of pictures.
 """
 
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from numba import njit
+from torch import Tensor
 
-from rqlvc.codec.entropy import Coder
-from rqlvc.codec.integer import LATENT_UNIT, IntegerConv
-from rqlvc.codec.prior import LatentCodec, Latents
-from rqlvc.codec.quality import ANCHORS
+from rqlvc.codec.binary import BinaryCoder, Contexts, decide, magnitude, magnitude_contexts
+from rqlvc.codec.compiled import OPTIONS
 
-LATENTS = 8  # of the four blocks of a 16x16 square: x of the first, differences of the others from it; then y
-LOW = (0, 4)
-WIDTH = 32
 VECTOR_LIMIT = 4095
 """Quarter samples; what a damaged stream may ask for at most."""
-SEEN_LIMIT = 127  # quarter samples, of what the prior sees of predicted vectors
-INITIAL_SCALES = (2.0, 0.3, 0.3, 0.3) * 2  # of the latents, quarter samples
+DIGITS = 13
+"""A component differs from its prediction by less than 2**13 quarter samples."""
+LATENTS = 8  # of the four blocks of a square: x of the first, differences of the others from it; then y
+
+CANDIDATES = 5  # left, above, above right, the last frame's, zero
+KINDS = 3  # of vectors: a square's, its first block's, another block's
+SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more
+
+# Where contexts begin.
+_SPLIT = 0  # by split squares to the left and above
+_MERGE = _SPLIT + 3  # by kind, new vectors to the left and above, spread
+_INDEX = _MERGE + KINDS * 3 * SPREADS  # by kind, number of candidates, index
+_DIFFERENCE = _INDEX + KINDS * CANDIDATES * CANDIDATES  # of components, by kind (two), spread, component
+_COMPONENT = magnitude_contexts(DIGITS)
+CONTEXTS = _DIFFERENCE + 2 * SPREADS * 2 * _COMPONENT
+
+Field = npt.NDArray[np.int32]
+"""Vectors (h, w, 2; x, y) of 8x8 blocks."""
 
 
-def predict_motion(last: Tensor) -> Tensor:
-    """The last field (N, 2, H, W) with each component's median over 3x3 blocks: what moved alone was often noise."""
-    padded = F.pad(last, [1] * 4, mode="replicate")
-    return padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).median(dim=4).values
+class Surroundings(NamedTuple):
+    """What a vector is predicted from and coded with."""
+
+    field: Field
+    """This frame's vectors, as far as they are coded."""
+    last: Field
+    """The last frame's; empty after an intra frame."""
+    predicted: bool
+    """Whether they predict anything."""
+    marks: npt.NDArray[np.int32]
+    """(h / 2 + 1, w / 2 + 1, 2): of every square before this one whether it is split, and whether it has a new vector;
+    row and column 0 lie outside."""
 
 
-def to_latents(field: Tensor) -> Tensor:
-    """Vectors (N, 2, 2H, 2W) to the first of each square and three differences from it (N, 8, H, W)."""
-    n, _, height, width = field.shape
-    blocks = F.pixel_unshuffle(field, 2).reshape(n, 2, 4, height // 2, width // 2)
+def surroundings(field: Field, last: Field | None, predicted: bool) -> Surroundings:
+    """As they are before the first square."""
+    rows, columns = field.shape[0] // 2, field.shape[1] // 2
+    marks = np.zeros((rows + 1, columns + 1, 2), np.int32)
+    return Surroundings(field, np.zeros((0, 0, 2), np.int32) if last is None else last, predicted, marks)
+
+
+@njit(**OPTIONS)
+def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
+    """Fill ``found`` (7, 2) for ``size`` x ``size`` blocks from (row, column) on: each candidate once; in the last rows
+    what a new vector differs from, and how many candidates there are and their spread.
+
+    Looks at nothing that is coded later.
+    """
+    found[CANDIDATES:] = 0
+    if not around.predicted:
+        return
+    field = around.field
+    count = near = 0
+    xs, ys = np.zeros(3, np.int32), np.zeros(3, np.int32)
+    for k in range(CANDIDATES):
+        i, j = row - 1, column
+        if k == 0:
+            i, j = row, column - 1
+        elif k == 2:
+            later = row % 2 == 1 and column % 2 == 1  # the block above right belongs to the next square
+            j = column - 1 if later or column + size >= field.shape[1] else column + size
+        x, y = 0, 0
+        if k < 3:
+            if i < 0 or j < 0:
+                continue
+            x, y = field[i, j]
+            xs[near], ys[near] = x, y
+            near += 1
+        elif k == 3:
+            if len(around.last) == 0:
+                continue
+            x, y = around.last[row, column]
+        known = False
+        for i in range(count):
+            known |= found[i, 0] == x and found[i, 1] == y
+        if not known:
+            found[count, 0], found[count, 1] = x, y
+            count += 1
+    if near == 3:
+        found[CANDIDATES, 0] = max(min(xs[0], xs[1]), min(max(xs[0], xs[1]), xs[2]))
+        found[CANDIDATES, 1] = max(min(ys[0], ys[1]), min(max(ys[0], ys[1]), ys[2]))
+    else:
+        found[CANDIDATES] = found[0]
+    found[CANDIDATES + 1, 0] = count
+    if count > 1:
+        apart = abs(found[0, 0] - found[1, 0]) + abs(found[0, 1] - found[1, 1])
+        found[CANDIDATES + 1, 1] = min((apart + 1) // 2, SPREADS - 1)
+
+
+@njit(**OPTIONS)
+def new_around(around: Any, row: int, column: int) -> int:
+    """Of the squares to the left and above, how many have a new vector."""
+    return around.marks[row, column + 1, 1] + around.marks[row + 1, column, 1]
+
+
+@njit(**OPTIONS)
+def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vector: Any) -> bool:
+    """Code or decode ``vector`` (2,), whose candidates are ``found``; returns whether it is new. ``new``: what
+    :func:`new_around` says."""
+    count, spread = found[CANDIDATES + 1]
+    same = -1
+    for i in range(count):
+        if found[i, 0] == vector[0] and found[i, 1] == vector[1]:
+            same = i
+    if count and decide(coder, contexts, _MERGE + (kind * 3 + new) * SPREADS + spread, same >= 0):
+        index = 0
+        first = _INDEX + (kind * CANDIDATES + count - 1) * CANDIDATES
+        while index < count - 1 and not decide(coder, contexts, first + index, index == same):
+            index += 1
+        vector[0], vector[1] = found[index]
+        return False
+    for component in range(2):
+        difference = vector[component] - found[CANDIDATES, component]
+        first = _DIFFERENCE + ((min(kind, 1) * SPREADS + spread) * 2 + component) * _COMPONENT
+        size = magnitude(coder, contexts, first, DIGITS, abs(difference))
+        if size and decide(coder, contexts, -1, difference < 0):
+            size = -size
+        vector[component] = min(max(found[CANDIDATES, component] + size, -VECTOR_LIMIT), VECTOR_LIMIT)
+    return True
+
+
+@njit(**OPTIONS)
+def code_split(coder: Any, contexts: Any, around: Any, row: int, column: int, split: bool) -> bool:
+    """Code or decode whether a square is split."""
+    marks = around.marks
+    return decide(coder, contexts, _SPLIT + marks[row, column + 1, 0] + marks[row + 1, column, 0], split)
+
+
+@njit(**OPTIONS)
+def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -> None:
+    """Code the square (row, column) of the field of ``around``, or decode it into the field."""
+    field, mark = around.field, around.marks[row + 1, column + 1]
+    found = np.zeros((CANDIDATES + 2, 2), np.int32)
+    vector = np.empty(2, np.int32)
+    r, c = 2 * row, 2 * column
+    split = False
+    for k in range(2):
+        first = field[r, c, k]
+        split |= field[r, c + 1, k] != first or field[r + 1, c, k] != first or field[r + 1, c + 1, k] != first
+    split = code_split(coder, contexts, around, row, column, split)
+    mark[0], mark[1] = split, False
+    for block in range(4 if split else 1):
+        i, j = r + block // 2, c + block % 2
+        find_candidates(around, i, j, 1 if split else 2, found)
+        vector[:] = field[i, j]
+        kind = min(block, 1) + 1 if split else 0
+        mark[1] |= code_vector(coder, contexts, found, kind, new_around(around, row, column), vector)
+        field[i, j] = vector
+    if not split:
+        field[r, c + 1] = field[r, c]
+        field[r + 1, c] = field[r, c]
+        field[r + 1, c + 1] = field[r, c]
+
+
+@njit(**OPTIONS)
+def _code_squares(coder: Any, contexts: Any, around: Any) -> None:
+    for row in range(around.field.shape[0] // 2):
+        for column in range(around.field.shape[1] // 2):
+            code_square(coder, contexts, around, row, column)
+
+
+def code_field(coder: BinaryCoder, contexts: Contexts, around: Surroundings) -> None:
+    """Code the field of ``around``, or decode into it. ``contexts`` adapt in place. h and w are even."""
+    _code_squares(coder, contexts, around)
+
+
+def as_field(vectors: Tensor) -> Field:
+    """(2, h, w) to (h, w, 2)."""
+    return vectors.permute(1, 2, 0).to(torch.int32).contiguous().cpu().numpy()
+
+
+def as_vectors(field: Field) -> Tensor:
+    """(h, w, 2) to (2, h, w)."""
+    return torch.from_numpy(field).permute(2, 0, 1).float()
+
+
+def to_latents(vectors: Tensor) -> Tensor:
+    """Vectors (N, 2, 2H, 2W) to the first of each square and three differences from it (N, 8, H, W): what the prior of
+    the texture sees of motion."""
+    n, _, height, width = vectors.shape
+    blocks = torch.pixel_unshuffle(vectors, 2).reshape(n, 2, 4, height // 2, width // 2)
     return torch.cat([blocks[:, :, :1], blocks[:, :, 1:] - blocks[:, :, :1]], dim=2).flatten(1, 2)
-
-
-def from_latents(latents: Tensor) -> Tensor:
-    """Inverse of :func:`to_latents`."""
-    n, _, height, width = latents.shape
-    blocks = latents.reshape(n, 2, 4, height, width)
-    blocks = torch.cat([blocks[:, :, :1], blocks[:, :, 1:] + blocks[:, :, :1]], dim=2)
-    return F.pixel_shuffle(blocks.flatten(1, 2), 2)
-
-
-class MotionCodec(nn.Module):
-    """Differences of motion from its prediction, coded knowing it; zero where the prior expects silence."""
-
-    def __init__(self, temporal: bool) -> None:
-        super().__init__()
-        scales = torch.tensor(INITIAL_SCALES).expand(ANCHORS, -1)
-        self.latents = LatentCodec("motion", scales, LOW, WIDTH, linear=True, whole=True, temporal=temporal)
-        self.condition = IntegerConv(LATENTS, WIDTH, 3, gain=0.2)
-
-    def forward(
-        self,
-        coder: Coder,
-        motion: Tensor | None,
-        predicted: Tensor,
-        quality: Tensor,
-        past: Latents | None,
-        past_quality: Tensor | None,
-    ) -> tuple[Tensor, Latents]:
-        """Code ``motion`` (N, 2, H / 8, W / 8; quarter samples; None when decoding); returns it, decoded."""
-        with torch.autocast(quality.device.type, enabled=False):
-            seen = to_latents(predicted).clamp(-SEEN_LIMIT, SEEN_LIMIT)
-            known = self.condition(seen.to(self.condition.weight.dtype))
-        latent = None if motion is None else to_latents(motion - predicted)
-        size = (predicted.shape[-2] // 2, predicted.shape[-1] // 2)
-        coded = self.latents(coder, latent, size, quality, known, past, past_quality)
-        # Coded without loss, motion does not depend on its prior: no gradient but the rate's flows back there.
-        coded = coded.detach()
-        moved = predicted + from_latents(coded.latent.float() / LATENT_UNIT)
-        return moved.clamp(-VECTOR_LIMIT, VECTOR_LIMIT), coded

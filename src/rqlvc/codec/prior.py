@@ -171,9 +171,8 @@ class LatentPrior(nn.Module):
         self, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
     ) -> None:
         """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed and are predicted
-        from their neighbours, because in intra frames and in motion they are large and smooth. With ``whole``, means
-        are whole steps: motion needs that to be coded without loss, and an inter frame to have latents that are
-        zero and not nearly so, which would add up along a group of pictures."""
+        from their neighbours, because in intra frames they are large and smooth. With ``whole``, means are whole steps:
+        an inter frame needs latents that are zero and not nearly so, which would add up along a group of pictures."""
         super().__init__()
         self.low = low
         self.linear = linear

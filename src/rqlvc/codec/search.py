@@ -1,9 +1,10 @@
 """Motion estimation: a block search with a price on vectors. Encoder only, so free to change.
 
-First one difference from the predicted motion for each 16x16 square, then for each of its 8x8 blocks where that saves
-more than it costs. Seeds come from a full search at quarter resolution, the predicted motion and zero; good vectors
-spread to their neighbours. All vectors are in quarter samples. Every pass reads only the pass before it, so the
-result does not depend on the number of threads.
+First one vector for each 16x16 square, then one for each of its 8x8 blocks. Seeds come from a full search at quarter
+resolution, the last frame's motion and zero; good vectors spread to their neighbours. Every pass reads only the pass
+before it, so the result does not depend on the number of threads. So far prices are rough. The last pass goes through
+the squares in the order of coding and decides by what each would really cost to code, and so what is found also
+depends on the contexts. All vectors are in quarter samples.
 """
 
 import math
@@ -17,8 +18,20 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
+from rqlvc.codec.binary import BinaryCoder, counter, pricer
 from rqlvc.codec.compiled import OPTIONS, over_rows
+from rqlvc.codec.entropy import MotionContext
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL
+from rqlvc.codec.motion import (
+    CANDIDATES,
+    as_field,
+    as_vectors,
+    code_split,
+    code_square,
+    code_vector,
+    find_candidates,
+    new_around,
+)
 from rqlvc.codec.transforms import dct_matrix
 
 COARSE = 4  # the full search runs on luma averaged over 4x4
@@ -28,7 +41,7 @@ ERROR_BITS = 6 / math.log(2)
 """Price of a squared quantiser step of error, at lambda: lambda * step^2 / 1.5."""
 CODED_BITS, CODED_BITS_PER_STEP = 7.0, 2.5
 """Rough price of a coefficient of the residual that is coded instead."""
-TRUST = 0.7
+TRUST = 1.0
 """Share of the residual's estimated price that counts against motion's; chosen by trial, and flat around."""
 MOVE_BITS, MOVE_BITS_PER_DOUBLING = 1.0, 2.0
 """Rough price of a component that differs from what its neighbours suggest."""
@@ -58,10 +71,8 @@ class Search(NamedTuple):
     """The reference at quarter-pel, (N, 4, 4, H + 2 margin, W + 2 margin)."""
     blocks: npt.NDArray[np.float32]
     """The DCT of the frame's 8x8 blocks, in 8-bit units, (N, h, w, 64)."""
-    predicted: npt.NDArray[np.int32]
-    """Vectors that cost nothing, (N, h, w, 2; x, y)."""
     last: npt.NDArray[np.int32]
-    """The last frame's vectors, (N, h, w, 2)."""
+    """The last frame's vectors, (N, h, w, 2; x, y); zero after an intra frame."""
     scale: npt.NDArray[np.float32]
     """What makes coefficients' squares bits, (N,)."""
 
@@ -107,7 +118,7 @@ def _motion_bits(difference: Any, around: Any) -> float:
 @njit(**OPTIONS)
 def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
     """Estimated price of what (x, y) leaves of a block."""
-    h, w = search.predicted.shape[1:3]
+    h, w = search.last.shape[1:3]
     top, left = row * BLOCK, column * BLOCK
     x = min(max(x, -(left + MARGIN) * PEL), ((w - 1) * BLOCK - left + MARGIN) * PEL)
     y = min(max(y, -(top + MARGIN) * PEL), ((h - 1) * BLOCK - top + MARGIN) * PEL)
@@ -135,13 +146,12 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
 
 @njit(**OPTIONS)
 def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
-    """Price of what a difference (x, y) leaves of a square; some number above ``limit`` once it is above."""
+    """Price of what (x, y) leaves of a square; some number above ``limit`` once it is above."""
     bits = 0.0
     for i in range(2):
         for j in range(2):
             if bits < limit:
-                px, py = search.predicted[n, 2 * row + i, 2 * column + j]
-                bits += _block_bits(search, n, 2 * row + i, 2 * column + j, px + x, py + y, work)
+                bits += _block_bits(search, n, 2 * row + i, 2 * column + j, x, y, work)
     return bits
 
 
@@ -179,11 +189,11 @@ def _walk(
 
 @njit(**OPTIONS)
 def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, left: Any, result: Any) -> None:
-    """Differences (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples.
+    """Vectors (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples.
 
     ``left`` (N, h / 2, w / 2) receives the price of what each leaves of its square.
     """
-    h, w = search.predicted.shape[1:3]
+    h, w = search.last.shape[1:3]
     for line in range(begin, end):
         n, row = line // (h // 2), line % (h // 2)
         work = np.empty(BLOCK * BLOCK, np.float32)
@@ -191,14 +201,11 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, left: 
         for column in range(w // 2):
             best = result[n, row, column]
             bits = _square_bits(search, n, row, column, 0, 0, np.inf, work)
-            x, y = search.predicted[n, 2 * row, 2 * column]
-            bits = _consider(search, n, row, column, -x, -y, none, best, bits, work)
             for k in range(2):
-                sx, sy = seeds[n, 2 * row + k, 2 * column + k]
-                px, py = search.predicted[n, 2 * row + k, 2 * column + k]
-                bits = _consider(search, n, row, column, sx - px, sy - py, none, best, bits, work)
-                lx, ly = search.last[n, 2 * row + k, 2 * column + k]
-                bits = _consider(search, n, row, column, lx - px, ly - py, none, best, bits, work)
+                x, y = seeds[n, 2 * row + k, 2 * column + k]
+                bits = _consider(search, n, row, column, x, y, none, best, bits, work)
+                x, y = search.last[n, 2 * row + k, 2 * column + k]
+                bits = _consider(search, n, row, column, x, y, none, best, bits, work)
             for distance in (2 * PEL, PEL):
                 bits = _walk(search, n, row, column, distance, none, best, bits, work)
             left[n, row, column] = bits - _motion_bits(best, none)
@@ -220,7 +227,7 @@ def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
 def _squares_from_neighbours(
     begin: int, end: int, search: Search, squares: Any, known: Any, fractions: bool, left: Any, result: Any
 ) -> None:
-    """Differences, each the best of its own and its neighbours', priced by what is around; then refined.
+    """Vectors, each the best of its own and its neighbours', priced by what is around; then refined.
 
     ``known``: what was ``left`` of ``squares``.
     """
@@ -254,7 +261,7 @@ def _squares_from_neighbours(
 def _leave(
     search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
 ) -> float:
-    """As :func:`_consider`, for a block that leaves its square's difference, ``common``."""
+    """As :func:`_consider`, for a block that leaves its square's vector, ``common``."""
     if x == best[0] and y == best[1]:
         return bits
     price = _price(x - common[0], SPLIT_BITS, SPLIT_BITS_PER_DOUBLING)
@@ -263,8 +270,7 @@ def _leave(
         price *= FIRST_BLOCK
     if price >= bits:
         return bits
-    px, py = search.predicted[n, row, column]
-    total = price + _block_bits(search, n, row, column, px + x, py + y, work)
+    total = price + _block_bits(search, n, row, column, x, y, work)
     if total < bits:
         best[0], best[1] = x, y
         return total
@@ -274,18 +280,17 @@ def _leave(
 @njit(**OPTIONS)
 def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, result: Any) -> None:
     """Vectors (N, h, w, 2): each block's own where that pays, its square's elsewhere."""
-    h, w = search.predicted.shape[1:3]
+    h, w = search.last.shape[1:3]
     for line in range(begin, end):
         n, row = line // h, line % h
         work = np.empty(BLOCK * BLOCK, np.float32)
         best = np.empty(2, np.int32)
         for column in range(w):
             common = squares[n, row // 2, column // 2]
-            px, py = search.predicted[n, row, column]
             best[0], best[1] = common
-            bits = _block_bits(search, n, row, column, px + best[0], py + best[1], work)
-            sx, sy = seeds[n, row, column]
-            bits = _leave(search, n, row, column, sx - px, sy - py, common, best, bits, work)
+            bits = _block_bits(search, n, row, column, best[0], best[1], work)
+            x, y = seeds[n, row, column]
+            bits = _leave(search, n, row, column, x, y, common, best, bits, work)
             for k in range(len(_CROSS)):
                 i = min(max(row // 2 + _CROSS[k, 1], 0), h // 2 - 1)
                 j = min(max(column // 2 + _CROSS[k, 0], 0), w // 2 - 1)
@@ -298,7 +303,92 @@ def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, resu
                     bits = _leave(
                         search, n, row, column, x + dx * distance, y + dy * distance, common, best, bits, work
                     )
-            result[n, row, column, 0], result[n, row, column, 1] = px + best[0], py + best[1]
+            result[n, row, column] = best
+
+
+class Price(NamedTuple):
+    """What motion costs at a place."""
+
+    coder: BinaryCoder
+    contexts: npt.NDArray[np.int32]
+    """They adapt to what was decided before."""
+
+
+@njit(**OPTIONS)
+def _choose(
+    search: Search,
+    n: int,
+    row: int,
+    column: int,
+    size: int,
+    own: Any,
+    price: Any,
+    found: Any,
+    kind: int,
+    new: int,
+    best: Any,
+    work: Any,
+) -> float:
+    """The cheapest vector for the block (``size`` 1) or square at (row, column), of ``own`` and its candidates
+    ``found``, into ``best``; returns its bits, those of motion included."""
+    least = np.inf
+    count = found[CANDIDATES + 1, 0]
+    vector = np.empty(2, np.int32)
+    for k in range(count + 1):
+        vector[:] = found[k] if k < count else own
+        price.coder.bits[0] = 0.0
+        code_vector(price.coder, price.contexts, found, kind, new, vector)
+        bits = price.coder.bits[0]
+        if bits < least:
+            if size == 1:
+                bits += _block_bits(search, n, row, column, vector[0], vector[1], work)
+            else:
+                bits += _square_bits(search, n, row // 2, column // 2, vector[0], vector[1], least - bits, work)
+            if bits < least:
+                least = bits
+                best[:] = vector
+    return least
+
+
+@njit(**OPTIONS)
+def _split_bits(price: Any, around: Any, row: int, column: int, split: bool) -> float:
+    price.coder.bits[0] = 0.0
+    code_split(price.coder, price.contexts, around, row, column, split)
+    return price.coder.bits[0]
+
+
+@njit(**OPTIONS)
+def _decide(search: Search, n: int, squares: Any, blocks: Any, around: Any, price: Any, coder: Any) -> None:
+    """Fill the field of ``around`` for picture ``n``, square by square with what costs least to code.
+
+    ``squares``, ``blocks``: what the search has found for each. ``coder`` lets the contexts adapt.
+    """
+    field = around.field
+    found = np.zeros((CANDIDATES + 2, 2), np.int32)
+    common, best = np.empty(2, np.int32), np.empty(2, np.int32)
+    work = np.empty(BLOCK * BLOCK, np.float32)
+    for row in range(field.shape[0] // 2):
+        for column in range(field.shape[1] // 2):
+            r, c = 2 * row, 2 * column
+            new = new_around(around, row, column)
+            find_candidates(around, r, c, 2, found)
+            whole = _split_bits(price, around, row, column, False)
+            whole += _choose(search, n, r, c, 2, squares[n, row, column], price, found, 0, new, common, work)
+            differs = False
+            for k in range(4):
+                own = blocks[n, r + k // 2, c + k % 2]
+                differs |= own[0] != common[0] or own[1] != common[1]
+            split = _split_bits(price, around, row, column, True) if differs else np.inf
+            for k in range(4):
+                i, j = r + k // 2, c + k % 2
+                if split < whole:
+                    find_candidates(around, i, j, 1, found)
+                    split += _choose(search, n, i, j, 1, blocks[n, i, j], price, found, 1 + min(k, 1), new, best, work)
+                    field[i, j] = best
+            if split >= whole:
+                for k in range(4):
+                    field[r + k // 2, c + k % 2] = common
+            code_square(coder, price.contexts, around, row, column)
 
 
 @njit(**OPTIONS)
@@ -337,11 +427,6 @@ def _vectors(kernel: Callable[..., None], shape: tuple[int, int, int], *argument
     return result
 
 
-def _as_rows(vectors: Tensor) -> npt.NDArray[np.int32]:
-    """(N, 2, h, w) to (N, h, w, 2)."""
-    return vectors.permute(0, 2, 3, 1).to(torch.int32).contiguous().cpu().numpy()
-
-
 def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
     return np.asarray(F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu())
 
@@ -354,30 +439,32 @@ def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
 
 
 @torch.no_grad()
-def block_search(
-    luma: Tensor, reference: Tensor, fine: Tensor, predicted: Tensor, last: Tensor, step: Tensor
-) -> Tensor:
+def block_search(luma: Tensor, reference: Tensor, fine: Tensor, known: MotionContext, step: Tensor) -> Tensor:
     """Motion (N, 2, H / 8, W / 8; x, y in quarter samples) that predicts ``luma`` from ``reference``.
 
     ``luma``, ``reference``: (N, 1, H, W) on [0, 1]; H and W are multiples of 16. ``fine``: what
-    :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``predicted``: motion
-    that costs nothing, and ``last``, the last frame's, like the result. ``step``: quantiser step (N,), which sets the
-    price. Runs on the CPU.
+    :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``known``: what motion is
+    coded with. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
     """
+    pictures, h, w = luma.shape[0], luma.shape[2] // BLOCK, luma.shape[3] // BLOCK
+    blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
     search = Search(
         fine.numpy(),
         _block_dct(luma),
-        _as_rows(predicted),
-        _as_rows(last),
+        np.zeros((*blocks, 2), np.int32) if known.last is None else np.stack([as_field(last) for last in known.last]),
         (float(_UNIT) / (255 * step)).float().cpu().numpy(),
     )
-    pictures, h, w = search.predicted.shape[:3]
-    blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
     small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
     seeds = _vectors(_coarse_seeds, blocks, small, other)
     left = np.empty(half, np.float64)
     squares = _vectors(_squares_from_seeds, half, search, seeds, left)
     for fractions in PASSES:
-        known, left = left, np.empty(half, np.float64)
-        squares = _vectors(_squares_from_neighbours, half, search, squares, known, fractions, left)
-    return torch.from_numpy(_vectors(_blocks, blocks, search, squares, seeds)).permute(0, 3, 1, 2).to(luma)
+        before, left = left, np.empty(half, np.float64)
+        squares = _vectors(_squares_from_neighbours, half, search, squares, before, fractions, left)
+    apart = _vectors(_blocks, blocks, search, squares, seeds)
+    fields = []
+    for n in range(pictures):
+        around, contexts = known.of(n, np.zeros((h, w, 2), np.int32))
+        _decide(search, n, squares, apart, around, Price(pricer(), contexts), counter(len(contexts)))
+        fields.append(as_vectors(around.field))
+    return torch.stack(fields).to(luma)

@@ -17,9 +17,10 @@ from rqlvc.codec.integer import IntegerConv
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.errors import RqlvcError
 
-FORMAT = "rqlvc-codec-2"
+FORMAT = "rqlvc-codec-3"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
 _TABLES = "tables"
+_CONTEXTS = "motion_contexts"
 _IDENTITY_DIGITS = 16
 
 
@@ -44,6 +45,7 @@ def write_weights(path: Path, model: VideoModel, frequencies: npt.NDArray[np.int
         if name in integer:
             value = integer[name].integer_weight() * 2.0 ** -integer[name].shift
         tensors[name] = (value.half() if value.dim() == 4 else value.float()).contiguous().cpu()
+    tensors[_CONTEXTS] = model.motion_contexts.cpu()
     tensors[_TABLES] = torch.from_numpy(frequencies)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
     data = save(tensors, metadata)
@@ -71,7 +73,7 @@ def read_weights(path: Path = DEFAULT_WEIGHTS) -> Weights:
         raise RqlvcError(f"{path} holds probability tables of another size: it belongs to another version.")
     model = VideoModel(ModelConfig(**json.loads(metadata["config"])))
     try:
-        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+        model.load_state_dict({name: value if name == _CONTEXTS else value.float() for name, value in tensors.items()})
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's networks: {error}") from error
     return Weights(model.eval(), Tables(frequencies), identity)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import Estimator
+from rqlvc.codec.entropy import MOTION, Counts, Estimator
 from rqlvc.codec.integer import straight_through
 from rqlvc.codec.model import ModelConfig, State, VideoModel
 from rqlvc.codec.planes import Planes
@@ -136,17 +136,16 @@ def code_chain(
     frames: list[Planes],
     qualities: list[Tensor],
     state: State | None = None,
-    histogram: Tensor | None = None,
+    counts: Counts | None = None,
 ) -> tuple[list[Coded], State]:
     """Code frames from ``state``, the first intra where there is none; the result ends with the state to go on from.
 
-    Symbols are counted into ``histogram`` (by scale bin and magnitude), where one is given.
+    What is coded is counted into ``counts``, where they are given.
     """
     height, width = frames[0].luma.shape[-2:]
     results: list[Coded] = []
     for frame, quality in zip(frames, qualities, strict=True):
-        coder = Estimator()
-        coder.histogram = histogram
+        coder = Estimator(counts)
         intra = state is None
         if state is None:
             decoded, state = model.intra_frame(coder, quality, frame, (height, width))
@@ -334,7 +333,7 @@ def _follow(average: VideoModel, model: VideoModel, decay: float) -> None:
         slow.lerp_(fast, 1 - decay)
 
 
-PARTS = ("motion", "motion hyper", "texture", "texture hyper")
+PARTS = (MOTION, "texture", "texture hyper")
 
 
 def _summary(results: list[Coded]) -> dict[str, float]:

@@ -1,0 +1,194 @@
+"""Adaptive binary arithmetic coding: decisions with probabilities that follow what was coded.
+
+Integers only, so every machine decodes the same. A *context* is a pair of probabilities of a one, in 1/65536: one that
+adapts fast and one that adapts slowly; their mean is what counts (as in AV1 and VVC). The coder is a range coder with
+carries (as in LZMA). One routine, :func:`decide`, serves encoder, decoder and those who only want the price, so that
+the syntax above it is written once.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from rqlvc.codec.compiled import OPTIONS
+from rqlvc.errors import RqlvcError
+
+ONE = 1 << 16
+FAST, SLOW = 4, 7
+"""Shifts of the two rates of adaptation."""
+LEAST = 64
+"""Probabilities stay this far from 0 and from 1."""
+
+WRITE, READ, COUNT, PRICE = 0, 1, 2, 3
+"""What a coder does: code, decode, sum up prices while contexts adapt, sum up prices with contexts as they are."""
+
+_TOP = 1 << 24
+_WHOLE = (1 << 32) - 1
+_MODE, _LOW, _RANGE, _HELD, _PENDING, _PLACE = range(6)
+_PRICE_SHIFT = 7
+_PRICES = (16 - np.log2((np.arange(ONE >> _PRICE_SHIFT) + 0.5) * 2**_PRICE_SHIFT)).astype(np.float32)
+"""Bits of a decision by the probability of how it fell."""
+
+Contexts = npt.NDArray[np.int32]
+"""(contexts, 2): probabilities of a one, fast and slow."""
+
+
+class BinaryCoder(NamedTuple):
+    """What :func:`decide` works on."""
+
+    state: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.float64]
+    """(1,): the sum of prices."""
+    seen: npt.NDArray[np.int64]
+    """(contexts, 2): zeros and ones that were counted."""
+
+
+def fresh_contexts(count: int) -> Contexts:
+    """Contexts that know nothing."""
+    return np.full((count, 2), ONE // 2, np.int32)
+
+
+def contexts_from(seen: npt.NDArray[np.int64]) -> Contexts:
+    """Contexts (n, 2) that expect what was ``seen`` (n, 2: zeros, ones)."""
+    ones = (seen[:, 1] + 0.4) / (seen.sum(axis=1) + 0.8)
+    return np.repeat(np.clip(np.round(ones * ONE), LEAST, ONE - LEAST).astype(np.int32)[:, None], 2, axis=1)
+
+
+def writer(capacity: int) -> BinaryCoder:
+    """An encoder of at most ``capacity`` bytes."""
+    return _coder(WRITE, np.zeros(capacity, np.uint8), 0)
+
+
+def reader(data: bytes) -> BinaryCoder:
+    """A decoder of what :func:`finish` gave; beyond its end there are zeros."""
+    padded = data + bytes(4)
+    coder = _coder(READ, np.frombuffer(padded, np.uint8).copy(), 0)
+    coder.state[_LOW] = int.from_bytes(padded[:4], "big")
+    coder.state[_PLACE] = 4
+    return coder
+
+
+def counter(contexts: int) -> BinaryCoder:
+    """Sums up prices, and what was decided in each of ``contexts``, while these adapt."""
+    return _coder(COUNT, np.zeros(0, np.uint8), contexts)
+
+
+def pricer() -> BinaryCoder:
+    """Sums up prices in contexts that stay as they are."""
+    return _coder(PRICE, np.zeros(0, np.uint8), 0)
+
+
+def _coder(mode: int, data: npt.NDArray[np.uint8], contexts: int) -> BinaryCoder:
+    state = np.array([mode, 0, _WHOLE, 0, 0, 0], np.int64)
+    return BinaryCoder(state, data, np.zeros(1), np.zeros((contexts, 2), np.int64))
+
+
+@njit(**OPTIONS)
+def decide(coder: Any, contexts: Any, context: int, one: bool) -> bool:
+    """Code the decision ``one``, or decode it; returns it. A ``context`` below 0 is an even chance."""
+    state = coder.state
+    mode = state[_MODE]
+    probability = ONE // 2
+    if context >= 0:
+        probability = (contexts[context, 0] + contexts[context, 1]) >> 1
+        probability = min(max(probability, LEAST), ONE - LEAST)
+    if mode >= COUNT:
+        coder.bits[0] += _PRICES[(probability if one else ONE - probability) >> _PRICE_SHIFT]
+        if mode == PRICE or context < 0:
+            return one
+        coder.seen[context, int(one)] += 1
+    else:
+        bound = (state[_RANGE] >> 16) * probability
+        if mode == READ:
+            one = state[_LOW] < bound
+        if one:
+            state[_RANGE] = bound
+        else:
+            state[_LOW] += bound if mode == WRITE else -bound
+            state[_RANGE] -= bound
+        while state[_RANGE] < _TOP:
+            state[_RANGE] <<= 8
+            if mode == WRITE:
+                _shift(coder)
+            else:
+                place = state[_PLACE]
+                state[_LOW] = (state[_LOW] << 8) | (coder.data[place] if place < len(coder.data) else 0)
+                state[_PLACE] = place + 1
+    if context >= 0:
+        for rate, shift in ((0, FAST), (1, SLOW)):
+            if one:
+                contexts[context, rate] += (ONE - 1 - contexts[context, rate]) >> shift
+            else:
+                contexts[context, rate] -= contexts[context, rate] >> shift
+    return one
+
+
+@njit(**OPTIONS)
+def _shift(coder: Any) -> None:
+    """Hand out the top byte of what is known of the code. It is held while a carry could still reach it."""
+    state = coder.state
+    low = state[_LOW]
+    if low < 0xFF000000 or low > _WHOLE:
+        carry = low >> 32
+        _put(coder, state[_HELD] + carry)
+        for _ in range(state[_PENDING]):
+            _put(coder, 0xFF + carry)
+        state[_PENDING] = 0
+        state[_HELD] = (low >> 24) & 0xFF
+    else:
+        state[_PENDING] += 1
+    state[_LOW] = (low & 0x00FFFFFF) << 8
+
+
+@njit(**OPTIONS)
+def _put(coder: Any, byte: int) -> None:
+    place = coder.state[_PLACE]
+    if place < len(coder.data):
+        coder.data[place] = byte & 0xFF
+    coder.state[_PLACE] = place + 1
+
+
+@njit(**OPTIONS)
+def _end(coder: Any) -> None:
+    """The code in the interval with the most zeros at its end, then all of it."""
+    state = coder.state
+    low, last = state[_LOW], state[_LOW] + state[_RANGE] - 1
+    for zeros in range(32, -1, -1):
+        unit = 1 << zeros
+        code = (low + unit - 1) // unit * unit
+        if code <= last:
+            state[_LOW] = code
+            break
+    for _ in range(5):
+        _shift(coder)
+
+
+def finish(coder: BinaryCoder) -> bytes:
+    """All that was written: the fewest bytes that still say which interval it is in."""
+    _end(coder)
+    length = int(coder.state[_PLACE])
+    if length > len(coder.data):
+        raise RqlvcError(f"{length} bytes of motion in one frame are more than any picture needs: this is a defect.")
+    return coder.data[1:length].tobytes().rstrip(b"\0")  # nothing carries into the first byte: it is 0
+
+
+def magnitude_contexts(longest: int) -> int:
+    """How many contexts :func:`magnitude` takes for values below 2**longest."""
+    return 2 * (longest + 1)
+
+
+@njit(**OPTIONS)
+def magnitude(coder: Any, contexts: Any, first: int, longest: int, value: int) -> int:
+    """Code or decode ``value`` (0 to 2**longest - 2): its length in binary, then its digits, of which the first has
+    contexts of its own. The contexts begin with ``first``."""
+    length = 0
+    while length < longest and decide(coder, contexts, first + length, (value + 1) >> (length + 1) > 0):
+        length += 1
+    result = 1
+    for digit in range(length - 1, -1, -1):
+        context = first + longest + 1 + length if digit == length - 1 else -1
+        result = 2 * result + int(decide(coder, contexts, context, ((value + 1) >> digit) & 1 == 1))
+    return result - 1

@@ -1,0 +1,136 @@
+"""Motion and the binary coder below it: what is written is read, wherever it came from, and costs what it should."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from rqlvc.codec.binary import Contexts, contexts_from, counter, decide, finish, fresh_contexts, reader, writer
+from rqlvc.codec.entropy import Estimator, MotionContext, Reader, Tables, Writer, build_tables
+from rqlvc.codec.motion import CONTEXTS, VECTOR_LIMIT, as_field, code_field, surroundings
+from rqlvc.errors import RqlvcError
+from small_streams import SHIPPED, neural_codec
+
+TABLES = Tables(build_tables())
+unhurried = settings(deadline=None)  # the first call compiles
+Field = npt.NDArray[np.int32]
+
+
+@st.composite
+def fields(draw: st.DrawFn, limit: int = VECTOR_LIMIT) -> tuple[Field, Field | None]:
+    """A field of motion, mostly even, and the last frame's."""
+    h, w = 2 * draw(st.integers(1, 5)), 2 * draw(st.integers(1, 6))
+    component = st.integers(-limit, limit)
+    field = np.broadcast_to(np.array([draw(component), draw(component)], np.int32), (h, w, 2)).copy()
+    changed = draw(arrays.arrays(np.bool_, (h, w), fill=st.just(False)))
+    field[changed] = draw(arrays.arrays(np.int32, (int(changed.sum()), 2), elements=component))
+    last = draw(st.sampled_from(["none", "same", "other"]))
+    if last == "none":
+        return field, None
+    return field, field.copy() if last == "same" else np.roll(field, 1, axis=0)
+
+
+def written(field: Field, last: Field | None, contexts: Contexts, predicted: bool = True) -> bytes:
+    coder = writer(4 * field.size)
+    code_field(coder, contexts, surroundings(field.copy(), last, predicted))
+    return finish(coder)
+
+
+@given(fields(), st.booleans())
+@unhurried
+def test_every_field_comes_back(case: tuple[Field, Field | None], predicted: bool) -> None:
+    field, last = case
+    encoder, decoder = fresh_contexts(CONTEXTS), fresh_contexts(CONTEXTS)
+    for _ in range(2):  # the second time with contexts that have learnt
+        data = written(field, last, encoder, predicted)
+        decoded = np.zeros_like(field)
+        code_field(reader(data), decoder, surroundings(decoded, last, predicted))
+        assert np.array_equal(decoded, field) and np.array_equal(encoder, decoder)
+
+
+@given(fields())
+@unhurried
+def test_what_is_counted_is_what_is_written(case: tuple[Field, Field | None]) -> None:
+    field, last = case
+    contexts = fresh_contexts(CONTEXTS)
+    size = 8 * len(written(field, last, contexts.copy()))
+    coder = counter(CONTEXTS)
+    code_field(coder, contexts, surroundings(field.copy(), last, True))
+    assert abs(float(coder.bits[0]) - size) < 12 + 0.02 * size
+
+
+@given(st.binary(max_size=60), st.booleans())
+@unhurried
+def test_any_bytes_decode_to_motion_within_limits(data: bytes, predicted: bool) -> None:
+    field = np.zeros((4, 6, 2), np.int32)
+    code_field(reader(data), fresh_contexts(CONTEXTS), surroundings(field, None, predicted))
+    assert np.abs(field).max() <= VECTOR_LIMIT
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.booleans()), max_size=3000),
+    st.lists(st.integers(0, 65536), min_size=4, max_size=4),
+)
+@settings(unhurried, max_examples=50)
+def test_every_decision_comes_back(decisions: list[tuple[int, bool]], chances: list[int]) -> None:
+    first = np.repeat(np.array(chances, np.int32)[:, None], 2, axis=1)
+    coder, contexts = writer(10_000), first.copy()
+    for context, one in decisions:
+        decide(coder, contexts, context, one)
+    decoder, contexts = reader(finish(coder)), first.copy()
+    assert [decide(decoder, contexts, context, False) for context, _ in decisions] == [one for _, one in decisions]
+
+
+def test_carries_reach_bytes_that_wait_for_them() -> None:
+    """Long runs of the likelier half push the code to just below a byte's end, again and again."""
+    rng = np.random.default_rng(0)
+    decisions = [bool(one) for one in np.repeat(rng.random(400) < 0.5, 25)]
+    coder = writer(10_000)
+    for one in decisions:
+        decide(coder, fresh_contexts(1), 0, one)
+    decoder = reader(finish(coder))
+    assert [decide(decoder, fresh_contexts(1), 0, False) for _ in decisions] == decisions
+
+
+def test_contexts_expect_what_was_seen() -> None:
+    first, unseen, never = contexts_from(np.array([[300, 100], [0, 0], [10**6, 0]]))
+    assert first[0] / 65536 == pytest.approx(0.25, abs=0.01) and unseen[0] == 65536 // 2 and never[0] >= 64
+
+
+@pytest.mark.skipif(not SHIPPED, reason="untrained contexts expect nothing")
+def test_still_and_steady_motion_costs_next_to_nothing() -> None:
+    contexts = neural_codec().model.motion_contexts.numpy()
+    still = np.zeros((30, 52, 2), np.int32)
+    pan = still + np.array([9, -6], np.int32)
+    assert 8 * len(written(still, None, contexts.copy())) < 40
+    assert 8 * len(written(pan, pan, contexts.copy())) < 80
+    assert 8 * len(written(pan, None, contexts.copy())) < 120
+    rng = np.random.default_rng(1)
+    assert 8 * len(written(rng.integers(-20, 20, still.shape).astype(np.int32), None, contexts.copy())) > 10_000
+
+
+def test_the_three_coders_agree() -> None:
+    rng = np.random.default_rng(2)
+    last = torch.from_numpy(np.kron(rng.integers(-9, 9, (1, 2, 3, 4)), np.ones((2, 2)))).float()
+    vectors = last.clone()
+    vectors[:, :, 2:4, 3:5] += 3
+    known = MotionContext(last, torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
+    encoder, estimator = Writer(TABLES), Estimator()
+    coded, after = encoder.motion(vectors, known, (6, 8))
+    counted, also_after = estimator.motion(vectors, known, (6, 8))
+    decoder = Reader(TABLES, encoder.finish())
+    decoded, last_after = decoder.motion(None, known, (6, 8))
+    assert torch.equal(coded, vectors) and torch.equal(counted, vectors) and torch.equal(decoded, vectors)
+    assert torch.equal(after, also_after) and torch.equal(after, last_after)
+    assert encoder.checksum == decoder.checksum
+    assert np.array_equal(as_field(decoded[0]), as_field(vectors[0]))
+
+
+@pytest.mark.parametrize("data", [b"\x05\x01", b"\xff\xff\xff\x7f", b"\x81"])
+def test_motion_longer_than_its_packet_is_damage(data: bytes) -> None:
+    known = MotionContext(None, torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
+    with pytest.raises(RqlvcError, match="damaged"):
+        Reader(TABLES, data).motion(None, known, (4, 4))
