@@ -15,7 +15,7 @@ from typing import Any
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorEncoder, anchor_identity
 from rqlvc.evaluation.metrics import bd_rate
-from rqlvc.evaluation.paper import Experiment, Results
+from rqlvc.evaluation.paper import Experiment, Results, Rows
 from rqlvc.evaluation.results import deviation, write_results, write_whole
 from rqlvc.evaluation.sweep import CONSTANT, ONE_PASS, TWO_PASS, Clip, Encode, Job, anchor_kilobits, run_jobs
 from rqlvc.evaluation.tables import table
@@ -169,6 +169,15 @@ def mean_rates(settings: Mapping[str, Any]) -> list[MeanRate]:
     return means
 
 
+def rates_by_sequence(settings: Mapping[str, Any]) -> Rows:
+    """BD-rates on ``MAIN_METRIC`` by sequence and anchor, of the experiment as it stands in ``results.json``."""
+    rows: Rows = {}
+    for rate in settings["bd_rates"]:
+        if rate["metric"] == MAIN_METRIC:
+            rows.setdefault(rate["sequence"], {})[rate["anchor"]] = rate["percent"]
+    return rows
+
+
 def markdown(settings: Mapping[str, Any]) -> str:
     """The tables of the experiment as it stands in ``results.json``."""
     encoders = list(settings["anchors"])
@@ -176,10 +185,6 @@ def markdown(settings: Mapping[str, Any]) -> str:
     for mean in mean_rates(settings):
         few = f" ({mean.known} of {mean.sequences})" if mean.known < mean.sequences else ""
         means[mean.anchor][mean.metric] = "-" if mean.percent is None else f"{mean.percent:+.1f}{few}"
-    by_sequence: dict[str, dict[str, float | None]] = {}
-    for rate in settings["bd_rates"]:
-        if rate["metric"] == MAIN_METRIC:
-            by_sequence.setdefault(rate["sequence"], {})[rate["anchor"]] = rate["percent"]
     accuracy = {
         f"{row['codec']}, {row['controller']}": {"average": row["average"], "worst encode": row["worst"]}
         for row in settings["accuracies"]
@@ -196,7 +201,7 @@ def markdown(settings: Mapping[str, Any]) -> str:
         "",
         f"**BD-rate in percent, {MAIN_METRIC}**, sequence by sequence.",
         "",
-        *table("sequence", encoders, by_sequence, "{:+.1f}", "average"),
+        *table("sequence", encoders, rates_by_sequence(settings), "{:+.1f}", "average"),
         "",
         "**Deviation from the target in percent**, |target - actual| / target over all sequences and levels; targets "
         f"are the bits of constant q in {', '.join(f'{level:g}' for level in settings['levels'])}, for conventional "
