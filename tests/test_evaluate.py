@@ -17,6 +17,7 @@ from scipy.interpolate import PchipInterpolator
 
 from conftest import CommandLine, make_clip, read_frames, register, same_picture
 from rqlvc.evaluation.paper import Experiment, fits_of, frame_deviations, tables_of
+from rqlvc.evaluation.report.markdown import run_markdown
 from rqlvc.evaluation.stress import Trial, outcome
 from rqlvc.evaluation.sweep import CURVE_LEVELS, Clip, Encode, Job
 from rqlvc.media.properties import VideoProperties
@@ -218,6 +219,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(rqlvc: CommandLine, data: Path, 
     assert again.stderr.count(b"done") == len(encodes(finished)) - made <= len(encodes(finished)) - 7
     for name in ("results.md", "figures.json"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert run_markdown(tmp_path) == run_markdown(finished)
     assert [without_time(row) for row in encodes(tmp_path)] == [without_time(row) for row in encodes(finished)]
 
 

@@ -224,6 +224,10 @@ def test_charts_of_a_run_are_drawn_from_its_encodes(run: Path, run_page: Path) -
         frames = json.loads((run / row["frame_file"]).read_text())["encode"]
         assert encode["frames"]["bits"] == frames["bits"]
         assert encode["frames"]["intra"] == [0, 6]
+        if row["target_bits"] is not None:
+            belief = encode["belief"]
+            assert (belief["frame"], belief["bits"]) == (4, frames["curves"][0])
+            assert (belief["alpha"], belief["beta"]) == (frames["alpha"][4], frames["beta"][4])
     anchors = [row for row in rows_of(run, "anchors") if row["codec"] == "libx264"]
     for row in anchors:
         if row["controller"] == "constant":

@@ -156,9 +156,10 @@ def _progress() -> Callable[["Job", float], None]:
     def on_done(job: "Job", left: float) -> None:
         nonlocal done
         done += job.cost
-        minutes = (time.monotonic() - started) / 60 * left / done
+        seconds = (time.monotonic() - started) * left / done
+        remaining = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
         what = f"{job.clip.name}, {job.codec}, {job.controller}"
-        say(f"{what}, {job.goal} done; about {minutes:.0f} min left of this stage")
+        say(f"{what}, {job.goal} done; about {remaining} left of this stage")
 
     return on_done
 

@@ -76,7 +76,7 @@ def goals_of(tables: Tables, anchors: Mapping[str, Any] | None) -> list[Goal]:
     others = {name: overview[name].average for name in BASELINES if name in overview}
     if PUBLISHED in overview and others:
         best = min(others, key=lambda name: others[name])
-        goals.append(Goal(f"{PUBLISHED}: deviation, that of {best}", others[best], overview[PUBLISHED].average))
+        goals.append(Goal(f"{PUBLISHED}: deviation (that of {best})", others[best], overview[PUBLISHED].average))
     for level in [level for level in next(iter(tables.rqnet.values()), {}) if level != "mean"]:
         mean = mean_of_all([row[level] for row in tables.rqnet.values()])
         goals.append(_goal(f"RQNet: error at {level}", RQNET_LIMIT, mean, tables.rqnet, level))

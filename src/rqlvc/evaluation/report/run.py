@@ -241,6 +241,11 @@ def _explorer(run: Run) -> list[str]:
         "are intra frames. Below is the quality, with that of the constant level as a dashed line.</p>",
         select("below", "Below", {"quality": "quality level", "psnr_yuv": "PSNR-YUV"}),
         '<div class="multiples" id="frames"></div>',
+        '<section id="beliefs"><h2>What a controller believes of a frame</h2>',
+        f'<p class="soft">Dots are what one frame really costs at {len(CURVE_LEVELS)} levels, coded from the state '
+        "that the controller had come to; the line is its curve before it coded the frame, rings are the points it "
+        "was given, predicted or really coded.</p>",
+        '<div class="multiples" id="truth"></div></section>',
         '<section id="models"><h2>Rate against quality level</h2>',
         f'<p class="soft">One frame in {CURVE_STRIDE} was also coded at {len(CURVE_LEVELS)} levels from the same '
         "state. The lines are the paper's three models, fitted to the points that are drawn full.</p>",
@@ -273,12 +278,12 @@ def _worst(
         ]
         for drop in found
     ]
-    heads = ["controller", "sequence", "q", "frame", "type", "target bits", "bits", "quality", "PSNR-YUV"]
-    heads.append("against constant")
+    heads = ["controller", "sequence", "q", "frame", "type", "target bits", "bits", "quality"]
+    heads += ["PSNR-YUV dB", "against constant dB"]
     forms = ["{}", "{}", "{:g}", "{}", "{}", "{:,.0f}", "{:,.0f}", "{:.2f}", "{:.2f}", "{:+.2f}"]
     lines = [
         "<h2>Worst frames</h2>",
-        f'<p class="soft">The {WORST} frames of each controller that lost most PSNR-YUV, in dB, against the same frame '
+        f'<p class="soft">The {WORST} frames of each controller that lost most PSNR-YUV against the same frame '
         "at the constant quality whose bits were the target; at most one of each encode.</p>",
         table("worst frames", heads, rows, forms, slots=slots),
     ]
@@ -345,7 +350,9 @@ def _anchors(anchors: Mapping[str, Any]) -> list[str]:
         "percent.</p>",
         '<div class="sides">',
         table("anchors", ["encoder", "metric", "BD-rate %", "sequences"], means, ["{}", "{}", "{:+.1f}", "{}"]),
-        table("accuracies", ["codec", "controller", "average", "worst"], accuracies, ["{}", "{}", "{:.2f}", "{:.2f}"]),
+        table(
+            "accuracies", ["codec", "controller", "average %", "worst %"], accuracies, ["{}", "{}", "{:.2f}", "{:.2f}"]
+        ),
         f"</div><details><summary>BD-rate of every sequence</summary>{inner}</details>",
     ]
 
@@ -367,14 +374,24 @@ def _stress(trials: Sequence[Mapping[str, Any]], slots: Mapping[str, str]) -> li
                 "yes" if trial["out_of_reach"] else "",
             ]
         )
-    heads = ["controller", "trial", "sequence", "deviation %", "worst second %", "recovery s", "recovered", "limit"]
+    heads = [
+        "controller",
+        "trial",
+        "sequence",
+        "deviation %",
+        "worst second %",
+        "recovery s",
+        "recovered",
+        "out of reach",
+    ]
     forms = ["{}", "{}", "{}", "{:.2f}", "{:.1f}", "{:.2f}", "{}", "{}"]
     return [
         "<h2>Under stress</h2>",
         '<p class="soft">Targets off the grid, hard cuts, long repeats and steps of the rate. |bits − target| / target '
         "in percent of the whole and of the worst window of one second; the longest time after a cut or a step to the "
-        "first group of pictures within 10 % of its target, and how many were followed by one; and whether most frames "
-        "were at a limit of the quality.</p>",
+        f"first group of pictures within {stress.NEAR_PERCENT:g} % of its target, and how many were followed by one; "
+        "and whether the target was out of the codec's reach: most frames at the best quality and still too few bits, "
+        "or at the lowest and still too many.</p>",
         table("stress", heads, rows, forms, slots=slots),
     ]
 
@@ -413,7 +430,7 @@ def _tables(experiment: Experiment, results: Results, tables: Tables) -> list[st
         ]
         for job, encode in results.items()
     ]
-    heads = ["sequence", "controller", "q", "target bits", "bits", "deviation %", "PSNR-Y", "PSNR-YUV", "seconds"]
+    heads = ["sequence", "controller", "q", "target bits", "bits", "deviation %", "PSNR-Y dB", "PSNR-YUV dB", "seconds"]
     forms = ["{}", "{}", "{:g}", "{:,}", "{:,}", "{:.2f}", "{:.2f}", "{:.2f}", "{:.1f}"]
     inner = table("encodes", heads, encodes, forms)
     return [*lines, f"<details><summary>Every encode ({len(encodes)})</summary>{inner}</details>"]
@@ -432,7 +449,7 @@ def _data(run: Run, slots: Mapping[str, str]) -> dict[str, Any]:
         "curve_levels": CURVE_LEVELS,
         "encodes": [
             *(
-                _point(run.rows[job], job.controller) | {"frames": _frames(encode)}
+                _point(run.rows[job], job.controller) | {"frames": _frames(encode), "belief": _belief(job, encode)}
                 for job, encode in run.results.items()
                 if job.controller != CURVES
             ),
@@ -463,6 +480,20 @@ def _frames(encode: Encode) -> dict[str, Any]:
         "quality": [None if quality is None else round(quality, 2) for quality in encode.quality],
         "psnr_yuv": [round(value, 2) for value in encode.psnr_yuv],
         "intra": [index for index, type_ in enumerate(encode.type) if type_ == "I"],
+    }
+
+
+def _belief(job: Job, encode: Encode) -> dict[str, Any] | None:
+    """The curve that a controller had of the frame whose real one was measured (the paper's Fig. 5)."""
+    if job.target_bits is None or not encode.curve_frames:
+        return None
+    frame = encode.curve_frames[0]
+    return {
+        "frame": frame,
+        "bits": encode.curves[0],
+        "alpha": encode.alpha[frame],
+        "beta": encode.beta[frame],
+        "points": encode.predicted[frame],
     }
 
 
