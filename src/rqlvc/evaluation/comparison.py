@@ -169,6 +169,12 @@ def mean_rates(settings: Mapping[str, Any]) -> list[MeanRate]:
     return means
 
 
+def known_metrics(settings: Mapping[str, Any]) -> list[str]:
+    """Those that a BD-rate is known for; ``MAIN_METRIC`` always."""
+    known = {rate["metric"] for rate in settings["bd_rates"] if rate["percent"] is not None}
+    return [metric for metric in METRICS if metric in known or metric == MAIN_METRIC]
+
+
 def rates_by_sequence(settings: Mapping[str, Any]) -> Rows:
     """BD-rates on ``MAIN_METRIC`` by sequence and anchor, of the experiment as it stands in ``results.json``."""
     rows: Rows = {}
@@ -197,7 +203,7 @@ def markdown(settings: Mapping[str, Any]) -> str:
         f"**BD-rate in percent** of `{settings['codec']}` against each encoder (above 0: it needs more bits at equal "
         "quality), mean of the sequences that allow one, with their number where some do not.",
         "",
-        *table("encoder", list(METRICS), means),
+        *table("encoder", known_metrics(settings), means),
         "",
         f"**BD-rate in percent, {MAIN_METRIC}**, sequence by sequence.",
         "",

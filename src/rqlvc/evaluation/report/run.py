@@ -341,6 +341,7 @@ def _anchors(anchors: Mapping[str, Any]) -> list[str]:
     means: list[list[Cell]] = [
         [mean.anchor, mean.metric, mean.percent, f"{mean.known} of {mean.sequences}"]
         for mean in comparison.mean_rates(anchors)
+        if mean.metric in comparison.known_metrics(anchors)
     ]
     inner = table("bd-rates", ["sequence", "encoder", "metric", "BD-rate %"], rates, ["{}", "{}", "{}", "{:+.1f}"])
     return [
@@ -367,24 +368,17 @@ def _stress(trials: Sequence[Mapping[str, Any]], slots: Mapping[str, str]) -> li
                 trial["controller"],
                 trial["kind"],
                 trial["sequence"],
+                ", ".join(f"{rate / 1000:g}" for _, rate in trial["rates"]),
                 trial["delta_r_percent"],
                 trial["worst_second_percent"],
                 max(known) if known else None,
-                f"{len(known)} of {len(recoveries)}",
+                f"{len(known)} of {len(recoveries)}" if recoveries else "",
                 "yes" if trial["out_of_reach"] else "",
             ]
         )
-    heads = [
-        "controller",
-        "trial",
-        "sequence",
-        "deviation %",
-        "worst second %",
-        "recovery s",
-        "recovered",
-        "out of reach",
-    ]
-    forms = ["{}", "{}", "{}", "{:.2f}", "{:.1f}", "{:.2f}", "{}", "{}"]
+    heads = ["controller", "trial", "sequence", "kbit/s", "deviation %", "worst second %", "recovery s", "recovered"]
+    heads.append("out of reach")
+    forms = ["{}", "{}", "{}", "{}", "{:.2f}", "{:.1f}", "{:.2f}", "{}", "{}"]
     return [
         "<h2>Under stress</h2>",
         '<p class="soft">Targets off the grid, hard cuts, long repeats and steps of the rate. |bits − target| / target '
