@@ -1,11 +1,12 @@
 # Everything runs in .venv, which `make setup` creates; a machine needs Python 3.11 and make.
 PYTHON ?= python3
 QUALITY ?= 40
+RUN ?= runs/results
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test slow clean
+.PHONY: setup demo test slow results named clean
 
 setup: $(READY)
 
@@ -28,6 +29,17 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# docs/results.md from the sequences in DATA. Encodes are kept in RUN: goes on where it was stopped.
+results: named $(READY)
+	$(BIN)/rqlvc evaluate paper --data "$(DATA)" --out "$(RUN)"
+	$(BIN)/rqlvc evaluate anchors --data "$(DATA)" --out "$(RUN)"
+	$(BIN)/rqlvc evaluate stress --data "$(DATA)" --out "$(RUN)" --controllers adaptive,two-pass,rq-lvc
+	$(BIN)/rqlvc report "$(RUN)" -o "$(RUN)/report.md" -y
+	cat docs/results-preface.md "$(RUN)/report.md" > docs/results.md
+
+named:
+	@test -d "$(DATA)" || { echo "name the folder of the sequences: make results DATA=DIR" >&2; exit 2; }
 
 clean:
 	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
 from bisect import bisect
 from fractions import Fraction
 from math import exp, log
@@ -13,7 +16,8 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 
 from conftest import CommandLine, make_clip, read_frames, register, same_picture
-from rqlvc.evaluation.paper import fits_of, frame_deviations
+from rqlvc.evaluation.paper import Experiment, fits_of, frame_deviations, tables_of
+from rqlvc.evaluation.report.markdown import run_markdown
 from rqlvc.evaluation.stress import Trial, outcome
 from rqlvc.evaluation.sweep import CURVE_LEVELS, Clip, Encode, Job
 from rqlvc.media.properties import VideoProperties
@@ -110,19 +114,38 @@ def test_the_tables_follow_from_the_json(finished: Path) -> None:
         for sequence in SEQUENCES:
             errors = [row["delta_r_percent"] for row in own if row["sequence"] == sequence]
             assert float(cells(finished, "Table 3", sequence)[column]) == pytest.approx(fmean(errors), abs=0.006)
+        means = [fmean(r["delta_r_percent"] for r in own if r["sequence"] == sequence) for sequence in SEQUENCES]
+        expected = [fmean(means), max(means), max(row["delta_r_percent"] for row in own)]
+        for count in (24, 8):  # inter frames, all and those among the first eight
+            errors = []
+            for row in own:
+                frames = json.loads((finished / row["frame_file"]).read_text())["encode"]
+                bits, targets = (frames[field][:count] for field in ("bits", "target_bits"))
+                errors += [100 * abs(bits[i] - targets[i]) / targets[i] for i in range(count) if i % 6]
+            expected.append(fmean(errors))
         overview = cells(finished, "**Controllers in percent**", name)
-        assert float(overview[2]) == pytest.approx(max(row["delta_r_percent"] for row in own), abs=0.006)
-        if overview[5] != "-":  # "-" is for curves too far from each other to be compared
-            rates = []
-            for sequence in SEQUENCES:
-                curve, flat = (
-                    [(r["actual_bits"], r["psnr_yuv"]) for r in rows if (r["sequence"], r["controller"]) == key]
-                    for key in ((sequence, name), (sequence, "constant"))
-                )
+        assert [float(cell) for cell in overview[:5]] == pytest.approx(expected, abs=0.006)
+        rates = []
+        for sequence in SEQUENCES:
+            curve, flat = (
+                [(r["actual_bits"], r["psnr_yuv"]) for r in rows if (r["sequence"], r["controller"]) == key]
+                for key in ((sequence, name), (sequence, "constant"))
+            )
+            shown = cells(finished, "**BD-rate in percent**", sequence)[column]
+            if shown != "-":  # "-" is for curves too far from each other to be compared
                 rates.append(recomputed_bd_rate(flat, curve))
+                assert float(shown) == pytest.approx(rates[-1], abs=0.006)
+                compared += 1
+        if len(rates) < len(SEQUENCES):
+            assert overview[5] == "-"
+        else:
             assert float(overview[5]) == pytest.approx(fmean(rates), abs=0.006)
-            compared += 1
     assert compared
+    fits = json.loads((finished / "figures.json").read_text())["fits"]
+    for sequence in SEQUENCES:
+        scores = [fit["models"] for fit in fits if fit["sequence"] == sequence]
+        expected = [fmean(s[model]["r_squared"] for s in scores) for model in ("linear", "exponential", "logarithmic")]
+        assert [float(cell) for cell in cells(finished, "Table 2", sequence)] == pytest.approx(expected, abs=0.0006)
 
 
 def test_frame_files_hold_what_the_rows_sum_up(finished: Path) -> None:
@@ -196,6 +219,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(rqlvc: CommandLine, data: Path, 
     assert again.stderr.count(b"done") == len(encodes(finished)) - made <= len(encodes(finished)) - 7
     for name in ("results.md", "figures.json"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert run_markdown(tmp_path) == run_markdown(finished)
     assert [without_time(row) for row in encodes(tmp_path)] == [without_time(row) for row in encodes(finished)]
 
 
@@ -322,8 +346,20 @@ def test_recovery_is_the_time_to_the_first_window_near_the_target() -> None:
     assert outcome(Trial("cuts", job, (20, 40)), encode).recovery_seconds == (1.0, 0.0)
     assert outcome(Trial("cuts", job, (20, 28)), encode).recovery_seconds == (None, 0.2)
     assert outcome(Trial("cuts", job, (20,)), encode).worst_second_percent == pytest.approx(100)
-    assert not outcome(Trial("cuts", job, (20,)), encode).out_of_reach
-    assert outcome(Trial("cuts", job, (20,)), encode_of(bits=bits, quality=[63.0] * 60)).out_of_reach
+
+
+@pytest.mark.parametrize(
+    ("quality", "bits", "out_of_reach"),
+    [(63, 90, True), (0, 110, True), (63, 110, False), (0, 90, False), (30, 90, False)],
+)
+def test_a_target_is_out_of_reach_where_the_codec_could_do_no_better(
+    quality: float, bits: int, out_of_reach: bool
+) -> None:
+    """A controller that is stuck at the wrong end of the range is not excused."""
+    clip = Clip("clip.y4m", "", VideoProperties(96, 64, Fraction(10)), 20)
+    job = Job(clip, "toy", "", "pi", None, 5, 20 * 100, rates=((0, 1000),))
+    encode = encode_of(bits=[bits] * 20, quality=[30.0] * 9 + [float(quality)] * 11)
+    assert outcome(Trial("targets", job), encode).out_of_reach == out_of_reach
 
 
 @pytest.mark.parametrize(
@@ -331,6 +367,7 @@ def test_recovery_is_the_time_to_the_first_window_near_the_target() -> None:
     [
         (("--controllers", "constant"), b"no controller 'constant' that meets a bitrate"),
         (("--controllers", "magic"), b"no controller 'magic'"),
+        (("--controllers", "pi,rq-lvc"), b"'rq-lvc' needs RQNet, and none is shipped for the codec 'toy'"),
         (("--sequences", "third"), b"lacks third; it has: first, second"),
         (("--levels", "10,70"), b"each from 0 to 63"),
         (("--data", "nowhere"), b"nowhere is no folder"),
@@ -341,6 +378,44 @@ def test_a_mistake_is_a_sentence(
 ) -> None:
     result = evaluate(rqlvc, data, tmp_path, *options)
     assert result.returncode != 0 and said in result.stderr and b"Traceback" not in result.stderr
+
+
+def test_controllers_that_a_codec_has_no_network_for_are_left_out(
+    rqlvc: CommandLine, data: Path, tmp_path: Path
+) -> None:
+    options = ("--codec", "toy", "--sequences", "first", "--levels", "20,20", "--frames", "4", "--jobs", "1")
+    result = rqlvc("evaluate", "paper", "--data", data, "--out", tmp_path, *options)
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"without rq-lvc and rqnet-only" in result.stderr
+    made = [row["controller"] for row in encodes(tmp_path)]
+    assert len(made) == len(set(made)) and "rq-lvc" not in made
+    assert {"constant", "curves", "adaptive", "two-pass", "four-pass", "no-rqnet", "tip14", "icassp24", "pi"} <= {*made}
+
+
+def test_ctrl_c_ends_all_processes_with_a_sentence(rqlvc: CommandLine, data: Path, tmp_path: Path) -> None:
+    command = rqlvc.command(*PAPER, "--data", data, "--out", tmp_path, "--jobs", "2")
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, env=rqlvc.environment, start_new_session=True)
+    assert running.stderr is not None and b"done" in running.stderr.readline()
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130 and said.endswith(b"interrupted: the same command goes on from here\n")
+    assert b"Traceback" not in said and not (tmp_path / "results.json").exists()
+
+
+def test_rqnets_errors_are_told_by_level_with_their_mean() -> None:
+    """Table 4 of two frames at two levels: off by 10 and 30 %, and by 0 and 50 %; other levels do not count."""
+    clip = Clip("clip.y4m", "", VideoProperties(96, 64, Fraction(10)), 2)
+    experiment = Experiment([clip], "toy", "", [], [10.0, 27.0])
+    predictions = {10.0: (110.0, 70.0), 27.0: (100.0, 150.0)}
+    results = {
+        experiment.job(clip, "constant", level): encode_of(
+            bits=[100, 100], predicted=[[(level, bits), (43.0, 999.0)] for bits in predicted]
+        )
+        for level, predicted in predictions.items()
+    }
+    assert tables_of(experiment, results).rqnet == {"clip": pytest.approx({"q 10": 20, "q 27": 25, "mean": 22.5})}
+    unknown = {job: encode_of(bits=[100, 100], predicted=[[], []]) for job in results}
+    assert tables_of(experiment, unknown).rqnet == {}
 
 
 def test_the_right_model_fits_best() -> None:

@@ -21,9 +21,10 @@ from conftest import CommandLine, make_clip
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.report.encode import encode_page as encode_page_of
 from rqlvc.evaluation.report.encode import moving_rate, worst_frames
+from rqlvc.evaluation.report.markdown import run_markdown
 from rqlvc.evaluation.report.run import run_page as run_page_of
 
-CONTROLLERS = ("no-rqnet", "pi")
+CONTROLLERS = ("adaptive", "pi")
 AWKWARD = "it's <b> & so"
 """A name of a sequence that would break a page that does not escape it."""
 
@@ -161,6 +162,41 @@ def test_the_page_says_what_the_markdown_says(run: Path, run_page: Path) -> None
         assert f"| {' | '.join(cells)} |" in markdown
 
 
+def test_markdown_has_all_tables_and_what_falls_short(rqlvc: CommandLine, run: Path, tmp_path: Path) -> None:
+    for name in ("once.md", "again.md"):
+        result = rqlvc("report", run, "-o", tmp_path / name)
+        assert result.returncode == 0, result.stderr.decode()
+    text = (tmp_path / "once.md").read_text()
+    assert text == (tmp_path / "again.md").read_text()
+    for name in ("results.md", "anchors.md", "stress.md"):
+        assert (run / name).read_text() in text
+    goals = {
+        cells[0]: cells[1:]
+        for line in text[: text.index("## Rate control")].splitlines()
+        if line.startswith("| ")
+        and (cells := [cell.strip() for cell in line.split("|")[1:-1]])[0] not in ("goal", "---")
+    }
+    own = [row for row in rows_of(run) if row["controller"] == "adaptive"]
+    means = {
+        sequence: fmean(row["delta_r_percent"] for row in own if row["sequence"] == sequence)
+        for sequence in ("first", AWKWARD)
+    }
+    worst = max(means, key=lambda sequence: means[sequence])
+    for what, limit, measured in (
+        ("deviation", 0.5, fmean(means.values())),
+        ("deviation of the worst sequence", 2.0, means[worst]),
+    ):
+        met = "yes" if measured <= limit else "**no**"
+        assert goals[f"adaptive: {what}"] == [f"{limit:.2f}", f"{measured:.2f}", met, f"{worst} {means[worst]:.2f}"]
+    assert goals["rq-lvc: deviation (published: UVG)"][1:3] == ["-", "not measured"]
+    assert goals["codec: BD-rate against libx264"][1:3] == ["-", "not measured"]  # two levels make no curve
+    missed = [goal for goal in goals.values() if goal[2] == "**no**"]
+    measured_goals = [goal for goal in goals.values() if goal[2] != "not measured"]
+    assert f"{len(missed)} of {len(measured_goals)} goals are missed" in text
+    far = sum(row["delta_r_percent"] > 2 for row in own)
+    assert f"`adaptive` misses by more than 2 % in {far} of {len(own)} encodes" in text
+
+
 def test_other_experiments_are_shown_as_their_json_has_them(run: Path, run_page: Path) -> None:
     experiments = json.loads((run / "results.json").read_text())["experiments"]
     tables = Tables(run_page.read_text()).tables
@@ -172,8 +208,9 @@ def test_other_experiments_are_shown_as_their_json_has_them(run: Path, run_page:
     for row, trial in zip(tables["stress"][1:], trials, strict=True):
         recovered = [seconds for seconds in trial["recovery_seconds"] if seconds is not None]
         assert row[:3] == [trial["controller"], trial["kind"], trial["sequence"]]
-        assert row[3:5] == [trial["delta_r_percent"], trial["worst_second_percent"]]
-        assert row[5] == max(recovered, default="–")
+        assert row[3] == ", ".join(f"{rate // 1000}" for _, rate in trial["rates"])
+        assert row[4:6] == [trial["delta_r_percent"], trial["worst_second_percent"]]
+        assert row[6] == max(recovered, default="–")
 
 
 def test_charts_of_a_run_are_drawn_from_its_encodes(run: Path, run_page: Path) -> None:
@@ -189,6 +226,10 @@ def test_charts_of_a_run_are_drawn_from_its_encodes(run: Path, run_page: Path) -
         frames = json.loads((run / row["frame_file"]).read_text())["encode"]
         assert encode["frames"]["bits"] == frames["bits"]
         assert encode["frames"]["intra"] == [0, 6]
+        if row["target_bits"] is not None:
+            belief = encode["belief"]
+            assert (belief["frame"], belief["bits"]) == (4, frames["curves"][0])
+            assert (belief["alpha"], belief["beta"]) == (frames["alpha"][4], frames["beta"][4])
     anchors = [row for row in rows_of(run, "anchors") if row["codec"] == "libx264"]
     for row in anchors:
         if row["controller"] == "constant":
@@ -316,13 +357,17 @@ def test_mistakes_are_sentences(rqlvc: CommandLine, run: Path, statistics: tuple
     for arguments, said in (
         ((tmp_path / "nowhere",), "no file or folder"),
         ((run, "--source", tmp_path / "empty"), "lacks"),
+        ((stats, "-o", tmp_path / "page.md"), "the tables of an evaluation alone"),
         ((stats, "--source", make_clip(tmp_path / "short.mkv", frames=30)), "no frame"),
         ((stats, "--source", make_clip(tmp_path / "other.mkv", width=80, frames=45)), "name the video that was coded"),
     ):
-        result = rqlvc("report", *arguments, "-o", page)
+        result = rqlvc("report", "-o", page, *arguments)
         error = result.stderr.decode()
         assert result.returncode == 1 and said in error and "Traceback" not in error, error
-        assert not page.exists()
+        assert not page.exists() and not page.with_suffix(".md").exists()
+    earlier = edited(run, tmp_path / "earlier", '"sequences"', '"earlier"')
+    with pytest.raises(RqlvcError, match="lacks 'sequences': evaluate again"):
+        run_markdown(earlier)
 
 
 # In a browser

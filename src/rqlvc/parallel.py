@@ -5,6 +5,7 @@ Results are the same either way; only their order is not.
 
 import logging
 import multiprocessing
+import signal
 import socket
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -64,8 +65,11 @@ def _in_processes(
     function: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Generator[tuple[Item, Result | None], None, None]:
     left = iter(items)
-    # Spawned: a fork of a process with PyTorch's threads may hang.
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+    # Spawned: a fork of a process with PyTorch's threads may hang. Ctrl-C ends workers at once and without a word; else
+    # each would finish what it has, and what waits for it, and show a traceback.
+    interrupt = (signal.SIGINT, signal.SIG_DFL)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, spawn, initializer=signal.signal, initargs=interrupt) as pool:
         futures: dict[Future[Result], Item] = {}
         try:
             while True:

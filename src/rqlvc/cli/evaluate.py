@@ -26,23 +26,28 @@ evaluate_app = typer.Typer(
 Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder of sequences.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results, and of all encodes.")]
 CodecName = Annotated[str, typer.Option("--codec", metavar="NAME", help="A codec that 'rqlvc codecs' lists.")]
-Controllers = Annotated[str, typer.Option(metavar="A,B", help="Default: all that meet a bitrate.")]
+Controllers = Annotated[str, typer.Option(metavar="A,B", help="Rate controllers.  [default: all that fit the codec]")]
+OurControllers = Annotated[str, typer.Option("--controllers", metavar="A,B", help="Rate controllers beside them.")]
+Encoders = Annotated[str, typer.Option(metavar="A,B", help="Conventional encoders.")]
 Sequences = Annotated[str, typer.Option(metavar="A,B", help="Names without suffix.  [default: all]")]
 Levels = Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")]
 Frames = Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")]
 Keyint = Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")]
+
+CODEC, LEVELS, FRAMES, KEYINT = "rqlvc", "10,27,43,60", 96, 32
+"""Defaults, the same for all commands so that they share encodes."""
 
 
 @evaluate_app.command()
 def paper(
     data: Data,
     out: Out,
-    codec: CodecName = "rqlvc",
+    codec: CodecName = CODEC,
     controllers: Controllers = "",
     sequences: Sequences = "",
-    levels: Levels = "10,27,43,60",
-    frames: Frames = 96,
-    keyint: Keyint = 32,
+    levels: Levels = LEVELS,
+    frames: Frames = FRAMES,
+    keyint: Keyint = KEYINT,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -59,22 +64,20 @@ def paper(
     with _resumable():
         results = run(experiment, out, parallel, _progress())
     write(experiment, results, out)
-    typer.echo((out / "results.md").read_text(), nl=False)
+    typer.echo((out / "results.md").read_text(encoding="utf-8"), nl=False)
 
 
 @evaluate_app.command()
 def anchors(
     data: Data,
     out: Out,
-    codec: CodecName = "rqlvc",
-    encoders: Annotated[
-        str, typer.Option(metavar="A,B", help="Of libx264, libx265 and libsvtav1.")
-    ] = "libx264,libx265,libsvtav1",
-    controllers: Annotated[str, typer.Option(metavar="A,B", help="Ours to show beside them.")] = "adaptive",
+    codec: CodecName = CODEC,
+    encoders: Encoders = "libx264,libx265,libsvtav1",
+    controllers: OurControllers = "adaptive",
     sequences: Sequences = "",
-    levels: Levels = "10,27,43,60",
-    frames: Frames = 96,
-    keyint: Keyint = 32,
+    levels: Levels = LEVELS,
+    frames: Frames = FRAMES,
+    keyint: Keyint = KEYINT,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -96,18 +99,18 @@ def anchors(
     with _resumable():
         results = run(experiment, chosen, out, parallel, _progress())
     write(experiment, chosen, results, out)
-    typer.echo((out / "anchors.md").read_text(), nl=False)
+    typer.echo((out / "anchors.md").read_text(encoding="utf-8"), nl=False)
 
 
 @evaluate_app.command()
 def stress(
     data: Data,
     out: Out,
-    codec: CodecName = "rqlvc",
+    codec: CodecName = CODEC,
     controllers: Controllers = "",
     sequences: Sequences = "",
-    frames: Frames = 96,
-    keyint: Keyint = 32,
+    frames: Frames = FRAMES,
+    keyint: Keyint = KEYINT,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -124,23 +127,25 @@ def stress(
     with _resumable():
         results = run(planned, out, parallel, _progress())
     write(experiment, planned, results, out)
-    typer.echo((out / "stress.md").read_text(), nl=False)
+    typer.echo((out / "stress.md").read_text(encoding="utf-8"), nl=False)
 
 
 def _experiment(
     data: Path, out: Path, codec: str, controllers: str, sequences: str, levels: str | None, frames: int, keyint: int
 ) -> "Experiment":
     from rqlvc.codec.registry import load_codec
-    from rqlvc.evaluation.paper import Experiment, check_controllers
+    from rqlvc.evaluation.paper import RATE_CONTROLLERS, Experiment, choose_controllers
     from rqlvc.evaluation.sweep import find_clips
-    from rqlvc.rate.registry import CONTROLLERS
 
-    names = _names(controllers) or [name for name, entry in CONTROLLERS.items() if entry.meets_bitrate]
-    check_controllers(names)
+    named = _names(controllers)
+    chosen = choose_controllers(named, codec)
+    left_out = [name for name in RATE_CONTROLLERS if name not in chosen]
+    if left_out and not named:
+        say(f"without {' and '.join(left_out)}: they need RQNet, and none is shipped for the codec '{codec}'")
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
-    return Experiment(clips, codec, model, names, () if levels is None else _levels(levels), keyint)
+    return Experiment(clips, codec, model, chosen, () if levels is None else _levels(levels), keyint)
 
 
 def _progress() -> Callable[["Job", float], None]:
@@ -151,9 +156,10 @@ def _progress() -> Callable[["Job", float], None]:
     def on_done(job: "Job", left: float) -> None:
         nonlocal done
         done += job.cost
-        minutes = (time.monotonic() - started) / 60 * left / done
+        seconds = (time.monotonic() - started) * left / done
+        remaining = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
         what = f"{job.clip.name}, {job.codec}, {job.controller}"
-        say(f"{what}, {job.goal} done; about {minutes:.0f} min left of this stage")
+        say(f"{what}, {job.goal} done; about {remaining} left of this stage")
 
     return on_done
 
@@ -168,12 +174,13 @@ def _resumable() -> Iterator[None]:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _levels(text: str) -> list[float]:
     try:
-        levels = [float(level) for level in _names(text)]
+        levels = list(dict.fromkeys(float(level) for level in _names(text)))
     except ValueError:
         levels = []
     if not levels or not all(0 <= level <= 63 for level in levels):

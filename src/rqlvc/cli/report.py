@@ -14,7 +14,9 @@ def report(
     results: Annotated[
         Path, typer.Argument(metavar="IN", help="Folder of 'rqlvc evaluate', or a file of 'rqlvc encode --stats'.")
     ],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="HTML file.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="OUT", help="HTML file; .md: the tables of an evaluation alone.")
+    ],
     source: Annotated[
         Path | None,
         typer.Option(
@@ -25,7 +27,10 @@ def report(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a page of an evaluation or of one encode: one HTML file that needs no network."""
+    """Make a page of an evaluation or of one encode: one HTML file that needs no network.
+
+    A name in .md gives the tables of an evaluation in Markdown, and what falls short of the goals.
+    """
     if not results.exists():
         raise RqlvcError(f"there is no file or folder {results}.")
     if source is not None and not source.exists():
@@ -34,7 +39,15 @@ def report(
 
     from rqlvc.media.output import AtomicOutput
 
-    if results.is_dir():
+    if Path(output).suffix.lower() == ".md":
+        if not results.is_dir() or source is not None:
+            raise RqlvcError(
+                "Markdown has the tables of an evaluation alone: for encodes and pictures end OUT in .html."
+            )
+        from rqlvc.evaluation.report.markdown import run_markdown
+
+        text = run_markdown(results)
+    elif results.is_dir():
         from rqlvc.evaluation.report.run import run_page
 
         text = run_page(results, source, lambda name: say(f"coding the worst frame of {name}"))

@@ -5,7 +5,8 @@ kbit/s, the unit of x264 and x265, and judged by what they were asked for. Ours 
 tables, where these were made into the same folder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import log10
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +15,8 @@ from typing import Any
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorEncoder, anchor_identity
 from rqlvc.evaluation.metrics import bd_rate
-from rqlvc.evaluation.paper import Experiment, Results
-from rqlvc.evaluation.results import deviation, write_results
+from rqlvc.evaluation.paper import Experiment, Results, Rows
+from rqlvc.evaluation.results import deviation, write_results, write_whole
 from rqlvc.evaluation.sweep import CONSTANT, ONE_PASS, TWO_PASS, Clip, Encode, Job, anchor_kilobits, run_jobs
 from rqlvc.evaluation.tables import table
 from rqlvc.parallel import Engine
@@ -47,6 +48,8 @@ METRICS: dict[str, Callable[[Encode], float | None]] = {
     "VMAF": lambda encode: fmean(encode.vmaf) if encode.vmaf else None,
 }
 """What R-D curves are drawn over; MS-SSIM as -10 lg(1 - x), on which curves are not squeezed against 1."""
+MAIN_METRIC = "PSNR-YUV"
+"""The one that is told sequence by sequence."""
 
 
 def quantisers(encoder: AnchorEncoder, keyint: int) -> Sequence[int]:
@@ -143,50 +146,72 @@ def accuracies(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(experiment: Experiment, encoders: Sequence[AnchorEncoder], results: Results) -> str:
-    rates = bd_rates(experiment, encoders, results)
+@dataclass(frozen=True, slots=True)
+class MeanRate:
+    """BD-rate against an anchor by one metric, in percent: mean of the ``known`` of ``sequences`` that allow one."""
 
-    def cell(encoder: str, metric: str) -> str:
-        """The mean of the sequences that have one, and their number where some have none."""
-        every = [rate["percent"] for rate in rates if (rate["anchor"], rate["metric"]) == (encoder, metric)]
-        known = [value for value in every if isinstance(value, float)]
-        if not known:
-            return "-"
-        return f"{fmean(known):+.1f}" + (f" ({len(known)} of {len(every)})" if len(known) < len(every) else "")
+    anchor: str
+    metric: str
+    percent: float | None
+    known: int
+    sequences: int
 
-    by_sequence: dict[str, dict[str, float | str | None]] = {
-        clip.name: {
-            encoder: next(
-                rate["percent"]
-                for rate in rates
-                if (rate["sequence"], rate["anchor"], rate["metric"]) == (clip.name, encoder, "PSNR-YUV")
-            )
-            for encoder in encoders
-        }
-        for clip in experiment.clips
-    }
+
+def mean_rates(settings: Mapping[str, Any]) -> list[MeanRate]:
+    """Of the experiment as it stands in ``results.json``, by anchor and metric."""
+    found: dict[tuple[str, str], list[float | None]] = {}
+    for rate in settings["bd_rates"]:
+        found.setdefault((rate["anchor"], rate["metric"]), []).append(rate["percent"])
+    means = []
+    for (anchor, metric), every in found.items():
+        known = [value for value in every if value is not None]
+        means.append(MeanRate(anchor, metric, fmean(known) if known else None, len(known), len(every)))
+    return means
+
+
+def known_metrics(settings: Mapping[str, Any]) -> list[str]:
+    """Those that a BD-rate is known for; ``MAIN_METRIC`` always."""
+    known = {rate["metric"] for rate in settings["bd_rates"] if rate["percent"] is not None}
+    return [metric for metric in METRICS if metric in known or metric == MAIN_METRIC]
+
+
+def rates_by_sequence(settings: Mapping[str, Any]) -> Rows:
+    """BD-rates on ``MAIN_METRIC`` by sequence and anchor, of the experiment as it stands in ``results.json``."""
+    rows: Rows = {}
+    for rate in settings["bd_rates"]:
+        if rate["metric"] == MAIN_METRIC:
+            rows.setdefault(rate["sequence"], {})[rate["anchor"]] = rate["percent"]
+    return rows
+
+
+def markdown(settings: Mapping[str, Any]) -> str:
+    """The tables of the experiment as it stands in ``results.json``."""
+    encoders = list(settings["anchors"])
+    means: dict[str, dict[str, str]] = {encoder: {} for encoder in encoders}
+    for mean in mean_rates(settings):
+        few = f" ({mean.known} of {mean.sequences})" if mean.known < mean.sequences else ""
+        means[mean.anchor][mean.metric] = "-" if mean.percent is None else f"{mean.percent:+.1f}{few}"
     accuracy = {
         f"{row['codec']}, {row['controller']}": {"average": row["average"], "worst encode": row["worst"]}
-        for row in accuracies(results)
+        for row in settings["accuracies"]
     }
-    frames = max(clip.frames for clip in experiment.clips)
     lines = [
-        f"Codec `{experiment.codec}`, model `{experiment.model}`; {len(experiment.clips)} sequences, at most {frames} "
-        f"frames, an intra frame every {experiment.keyint}, no B frames, psychovisual tuning or adaptive quantisation.",
+        f"Codec `{settings['codec']}`, model `{settings['model']}`; {len(settings['sequences'])} sequences, at most "
+        f"{settings['frames']} frames, an intra frame every {settings['keyint']}, no B frames, psychovisual tuning or "
+        "adaptive quantisation.",
         "",
-        f"**BD-rate in percent** of `{experiment.codec}` against each encoder (above 0: it needs more bits at equal "
-        "distortion), mean of the sequences that allow one.",
+        f"**BD-rate in percent** of `{settings['codec']}` against each encoder (above 0: it needs more bits at equal "
+        "quality), mean of the sequences that allow one, with their number where some do not.",
         "",
-        *table(
-            "encoder", list(METRICS), {name: {metric: cell(name, metric) for metric in METRICS} for name in encoders}
-        ),
+        *table("encoder", known_metrics(settings), means),
         "",
-        "**BD-rate in percent, PSNR-YUV**, sequence by sequence.",
+        f"**BD-rate in percent, {MAIN_METRIC}**, sequence by sequence.",
         "",
-        *table("sequence", list(encoders), by_sequence, "{:+.1f}"),
+        *table("sequence", encoders, rates_by_sequence(settings), "{:+.1f}", "average"),
         "",
-        "**Deviation from the target in percent** over all sequences and levels; targets are the bits of constant q in "
-        f"{', '.join(f'{level:g}' for level in experiment.levels)}, for conventional encoders to the nearest kbit/s.",
+        "**Deviation from the target in percent**, |target - actual| / target over all sequences and levels; targets "
+        f"are the bits of constant q in {', '.join(f'{level:g}' for level in settings['levels'])}, for conventional "
+        "encoders to the nearest kbit/s.",
         "",
         *table("codec, controller", ["average", "worst encode"], accuracy, "{:.2f}"),
     ]
@@ -207,4 +232,4 @@ def write(experiment: Experiment, encoders: Sequence[AnchorEncoder], results: Re
         "accuracies": accuracies(results),
     }
     write_results(out, EXPERIMENT, settings, results.items())
-    (out / "anchors.md").write_text(markdown(experiment, encoders, results))
+    write_whole(out / "anchors.md", markdown(settings))

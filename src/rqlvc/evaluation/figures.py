@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rqlvc.evaluation.results import write_whole
 from rqlvc.evaluation.sweep import CURVE_LEVELS, CURVES, Encode, Job
 from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.protocol import RatePoint
@@ -63,7 +64,7 @@ def deviations(results: Mapping[Job, Encode]) -> list[dict[str, Any]]:
             "level": job.level,
             "type": "".join(encode.type),
             "percent": [
-                None if not target else round(100 * (bits - target) / target, 3)
+                round(100 * (bits - target) / target, 3) if target and target > 0 else None
                 for bits, target in zip(encode.bits, encode.target_bits, strict=True)
             ],
         }
@@ -82,7 +83,7 @@ def write_figures(results: Mapping[Job, Encode], out: Path) -> None:
         "predictions": predictions(ordered),
         "deviations": deviations(ordered),
     }
-    (out / FILE_NAME).write_text(json.dumps(data))
+    write_whole(out / FILE_NAME, json.dumps(data))
 
 
 def _pairs(points: Sequence[RatePoint]) -> list[list[float]]:

@@ -1,21 +1,22 @@
 """The tables of the RQ-LVC paper (Tables 2 to 4) from encodes of any sequences with any codec.
 
 Per sequence and level, the bits of the constant level are the target of every controller; the deviation is
-|target - actual| / target. BD-rates compare each controller's four encodes with the four constant ones.
+|target - actual| / target. BD-rates compare each controller's encodes with the constant ones.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rqlvc.codec.registry import DEFAULT_CODEC
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.figures import curves_of, write_figures
 from rqlvc.evaluation.metrics import bd_rate, vmaf_is_here
-from rqlvc.evaluation.results import deviation, write_results
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, run_jobs
-from rqlvc.evaluation.tables import table
+from rqlvc.evaluation.results import deviation, write_results, write_whole
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Clip, Encode, Job, run_jobs
+from rqlvc.evaluation.tables import mean_of_all, table
 from rqlvc.parallel import Engine
 from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
@@ -27,6 +28,9 @@ FIRST_FRAMES = 8
 """Of a sequence: where controllers still know little."""
 CURVES_LEVEL = 32.0
 """The constant quality on whose way the models' fits are measured."""
+RATE_CONTROLLERS = tuple(name for name, entry in CONTROLLERS.items() if entry.meets_bitrate)
+NEED_RQNET = tuple(name for name in RATE_CONTROLLERS if CONTROLLERS[name].points == "predicted")
+"""And it is shipped for one codec only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,19 @@ class Experiment:
         return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf)
 
     @property
+    def frames(self) -> int:
+        """Of the longest sequence."""
+        return max(clip.frames for clip in self.clips)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """As they stand in ``results.json``."""
         return {
             "codec": self.codec,
             "model": self.model,
             "controllers": list(self.controllers),
+            "sequences": [clip.name for clip in self.clips],
+            "frames": self.frames,
             "keyint": self.keyint,
             "levels": list(self.levels),
         }
@@ -59,12 +70,21 @@ class Experiment:
 Results = dict[Job, Encode]
 
 
-def check_controllers(names: Sequence[str]) -> None:
-    """Raises :class:`RqlvcError` for a name that no controller has, or that meets no target."""
+def choose_controllers(names: Sequence[str], codec: str) -> tuple[str, ...]:
+    """``names``, each once; all that can meet a bitrate with ``codec`` where there are none.
+
+    Raises :class:`RqlvcError` for a name that is not one of these.
+    """
+    usable = tuple(name for name in RATE_CONTROLLERS if codec == DEFAULT_CODEC or name not in NEED_RQNET)
     for name in names:
-        if name not in CONTROLLERS or not CONTROLLERS[name].meets_bitrate:
-            known = ", ".join(name for name, entry in CONTROLLERS.items() if entry.meets_bitrate)
-            raise RqlvcError(f"there is no controller {name!r} that meets a bitrate: choose from {known}.")
+        if name not in RATE_CONTROLLERS:
+            raise RqlvcError(f"there is no controller {name!r} that meets a bitrate: choose from {', '.join(usable)}.")
+        if name not in usable:
+            raise RqlvcError(
+                f"the controller {name!r} needs RQNet, and none is shipped for the codec {codec!r}: choose from "
+                f"{', '.join(usable)}."
+            )
+    return tuple(dict.fromkeys(names)) or usable
 
 
 def run(
@@ -85,32 +105,19 @@ def run(
 def frame_deviations(encode: Encode, frames: int | None = None) -> list[float]:
     """|target - actual| / target in percent of each inter frame among the first ``frames``."""
     rows = list(zip(encode.type, encode.bits, encode.target_bits, strict=True))[:frames]
-    return [100 * abs(bits - target) / target for kind, bits, target in rows if target and kind == "P"]
+    return [100 * abs(bits - target) / target for kind, bits, target in rows if target and target > 0 and kind == "P"]
 
 
 def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
     """Of a controller against the constant levels, on PSNR-YUV, in percent; None where the curves allow none."""
 
     def points(name: str) -> list[tuple[float, float]]:
-        return [
-            (sum(encode.bits), fmean(encode.psnr_yuv))
-            for job, encode in results.items()
-            if (job.clip, job.controller) == (clip, name)
-        ]
+        return [(sum(encode.bits), fmean(encode.psnr_yuv)) for _, encode in _of(results, name, clip)]
 
     try:
         return bd_rate(points(CONSTANT), points(controller))
     except RqlvcError:
         return None
-
-
-def deviations_of(results: Results, clip: Clip, controller: str) -> list[float]:
-    """A controller's deviation at each level."""
-    return [deviation(job, encode) for job, encode in sorted(_of(results, controller, clip), key=_level)]
-
-
-def _level(item: tuple[Job, Encode]) -> float:
-    return item[0].level or 0.0
 
 
 def _of(results: Results, controller: str, clip: Clip | None = None) -> list[tuple[Job, Encode]]:
@@ -144,65 +151,133 @@ def prediction_error(job: Job, encode: Encode) -> float | None:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def markdown(experiment: Experiment, results: Results) -> str:
-    """Tables 2, 3 and 4, and what each controller costs in steadiness and in rate."""
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A controller over all sequences and levels, all in percent. None where there is nothing to tell it from."""
+
+    average: float
+    """Deviation of whole streams: mean of the sequences, each the mean of its levels."""
+    worst_sequence: float
+    worst_encode: float
+    frame: float | None
+    """Mean |target - actual| / target of inter frames, of all encodes together."""
+    first_frames: float | None
+    """The same of those among the first ``FIRST_FRAMES`` of each encode."""
+    bd_rate: float | None
+    """Mean of the sequences; None unless all have one, for means of different sequences do not compare."""
+
+
+OVERVIEW_HEADS = (
+    "average",
+    "worst sequence",
+    "worst encode",
+    "P frame",
+    f"P frame, first {FIRST_FRAMES}",
+    "BD-rate",
+)
+"""Titles of the fields of :class:`Overview`."""
+
+Rows = dict[str, dict[str, float | None]]
+"""By sequence, then by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the paper's tables say, for whoever writes them down. Tables that nothing was measured for are empty."""
+
+    overview: dict[str, Overview]
+    """By controller."""
+    deviation: Rows
+    """Table 3: percent by controller, mean of the levels."""
+    bd_rate: Rows
+    """Table 3: percent by controller, on PSNR-YUV against the constant levels."""
+    fits: Rows
+    """Table 2: R² by model."""
+    rqnet: Rows
+    """Table 4: percent by level, and their mean."""
+
+
+def tables_of(experiment: Experiment, results: Results) -> Tables:
     clips, controllers = experiment.clips, experiment.controllers
-    frames = max(clip.frames for clip in clips)
-    lines = [
-        f"Codec `{experiment.codec}`, model `{experiment.model}`; {len(clips)} sequences, at most {frames} frames, an "
-        f"intra frame every {experiment.keyint}; targets are the bits of constant q in "
-        f"{', '.join(f'{level:g}' for level in experiment.levels)}.",
-        "",
-        "**Deviation from the target in percent**, mean of the levels (the paper's Table 3).",
-        "",
-    ]
-    by_clip = {clip: {name: fmean(deviations_of(results, clip, name)) for name in controllers} for clip in clips}
-    lines += table("sequence", controllers, {clip.name: row for clip, row in by_clip.items()}, "{:.2f}", "average")
-
-    overview: dict[str, dict[str, float | None]] = {}
-    for name in controllers:
-        encodes = _of(results, name)
-        worst = max(fmean(deviations_of(results, clip, name)) for clip in clips)
-        rates = [bd_rate_of(results, clip, name) for clip in clips]
-        known = [rate for rate in rates if rate is not None]
-        overview[name] = {
-            "average": fmean(row[name] for row in by_clip.values()),
-            "worst sequence": worst,
-            "worst encode": max(deviation(job, encode) for job, encode in encodes),
-            "P frame": _mean(value for _, encode in encodes for value in frame_deviations(encode)),
-            "P frame, first 8": _mean(
-                value for _, encode in encodes for value in frame_deviations(encode, FIRST_FRAMES)
-            ),
-            "BD-rate": fmean(known) if len(known) == len(clips) else None,
+    deviations: Rows = {
+        clip.name: {
+            name: fmean(deviation(job, encode) for job, encode in _of(results, name, clip)) for name in controllers
         }
-    heads = list(next(iter(overview.values()), {}))
-    lines += [
-        "",
-        "**Controllers in percent**: deviation of the whole stream on average, of the worst sequence (mean of the "
-        "levels) and of the worst encode; |bits - target| / target of inter frames, all and those among the first "
-        f"{FIRST_FRAMES} frames; BD-rate on PSNR-YUV against a constant level.",
-        "",
-    ]
-    lines += table("controller", heads, overview, "{:.2f}")
-
-    fits = {clip.name: fits_of(encode) for clip in clips for _, encode in _of(results, CURVES, clip)}
-    lines += [
-        "",
-        f"**R² of the models**, over {len(CURVE_LEVELS)} levels of every eighth inter frame (Table 2).",
-        "",
-        *table("sequence", list(FITS), fits, "{:.3f}", "average"),
-    ]
-    errors = {
-        clip.name: {f"q {job.level:g}": prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
         for clip in clips
     }
-    if any(value is not None for row in errors.values() for value in row.values()):
-        heads = [f"q {level:g}" for level in experiment.levels]
+    rates: Rows = {clip.name: {name: bd_rate_of(results, clip, name) for name in controllers} for clip in clips}
+    fits: Rows = {clip.name: {**fits_of(encode)} for clip in clips for _, encode in _of(results, CURVES, clip)}
+    rqnet: Rows = {}
+    for clip in clips:
+        constant = {job.level: prediction_error(job, encode) for job, encode in _of(results, CONSTANT, clip)}
+        errors = {level_name(level): constant[level] for level in experiment.levels}
+        if any(value is not None for value in errors.values()):
+            rqnet[clip.name] = errors | {"mean": mean_of_all(list(errors.values()))}
+    return Tables(
+        {name: _overview(_of(results, name), name, deviations, rates) for name in controllers},
+        deviations,
+        rates,
+        fits,
+        rqnet,
+    )
+
+
+def level_name(level: float) -> str:
+    return f"q {level:g}"
+
+
+def _overview(encodes: Sequence[tuple[Job, Encode]], name: str, deviations: Rows, rates: Rows) -> Overview:
+    by_sequence = [value for row in deviations.values() if (value := row[name]) is not None]
+    return Overview(
+        average=fmean(by_sequence),
+        worst_sequence=max(by_sequence),
+        worst_encode=max(deviation(job, encode) for job, encode in encodes),
+        frame=_mean(value for _, encode in encodes for value in frame_deviations(encode)),
+        first_frames=_mean(value for _, encode in encodes for value in frame_deviations(encode, FIRST_FRAMES)),
+        bd_rate=mean_of_all([row[name] for row in rates.values()]),
+    )
+
+
+def markdown(experiment: Experiment, tables: Tables) -> str:
+    """Tables 2, 3 and 4, and what each controller costs in steadiness and in rate."""
+    controllers = list(experiment.controllers)
+    overview = {name: dict(zip(OVERVIEW_HEADS, astuple(row), strict=True)) for name, row in tables.overview.items()}
+    lines = [
+        f"Codec `{experiment.codec}`, model `{experiment.model}`; {len(experiment.clips)} sequences, at most "
+        f"{experiment.frames} frames, an intra frame every {experiment.keyint}; targets are the bits of constant q in "
+        f"{', '.join(f'{level:g}' for level in experiment.levels)}.",
+        "",
+        "**Controllers in percent**: |target - actual| / target of the whole stream on average, of the worst sequence "
+        "(mean of its levels) and of the worst encode; the same of inter frames, all and those among the first "
+        f"{FIRST_FRAMES} frames, against what the controller gave the frame (`two-pass` and `icassp24`: what they "
+        "expect of the quality that they chose); BD-rate on PSNR-YUV against a constant level, '-' where the curves of "
+        "a sequence allow none.",
+        "",
+        *table("controller", OVERVIEW_HEADS, overview, "{:.2f}"),
+        "",
+        "**Deviation from the target in percent**, |target - actual| / target, mean of the levels (Table 3).",
+        "",
+        *table("sequence", controllers, tables.deviation, "{:.2f}", "average"),
+        "",
+        "**BD-rate in percent** on PSNR-YUV against a constant level; below 0 saves bits (Table 3).",
+        "",
+        *table("sequence", controllers, tables.bd_rate, "{:+.2f}", "average"),
+    ]
+    if tables.fits:
         lines += [
             "",
-            "**RQNet's error in percent** at the level that the frame is coded at, mean over frames (Table 4).",
+            f"**R² of the models**, over {len(CURVE_LEVELS)} levels of one frame in {CURVE_STRIDE}, none of them "
+            "intra; mean of the frames (Table 2).",
             "",
-            *table("sequence", heads, errors, "{:.1f}", "average"),
+            *table("sequence", list(FITS), tables.fits, "{:.3f}", "average"),
+        ]
+    if tables.rqnet:
+        lines += [
+            "",
+            "**RQNet's error in percent**, |predicted - actual| / actual, at the level that the frame is coded at, "
+            "mean of all frames, intra frames too (Table 4).",
+            "",
+            *table("sequence", [*map(level_name, experiment.levels), "mean"], tables.rqnet, "{:.1f}", "average"),
         ]
     return "\n".join(lines) + "\n"
 
@@ -216,4 +291,4 @@ def write(experiment: Experiment, results: Results, out: Path) -> None:
     """``results.json`` (encodes), ``figures.json`` and ``results.md`` (tables) in the folder ``out``."""
     write_results(out, EXPERIMENT, experiment.settings, results.items())
     write_figures(results, out)
-    (out / "results.md").write_text(markdown(experiment, results))
+    write_whole(out / "results.md", markdown(experiment, tables_of(experiment, results)))

@@ -66,8 +66,13 @@ def write_results(
     rows += [row(experiment, job, encode) for job, encode in results]
     rows.sort(key=_order)
     experiments = dict(sorted((kept["experiments"] | {experiment: dict(settings)}).items()))
+    write_whole(path, json.dumps({"schema": SCHEMA, "experiments": experiments, "encodes": rows}, indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file as a whole, or as it was."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"schema": SCHEMA, "experiments": experiments, "encodes": rows}, indent=1))
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -6,7 +6,7 @@ the first sequence ten times over. The lengths of their parts avoid multiples of
 cuts hit an inter frame.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from rqlvc.evaluation.paper import Experiment, Results
-from rqlvc.evaluation.results import deviation, write_results
+from rqlvc.evaluation.results import deviation, write_results, write_whole
 from rqlvc.evaluation.sweep import Clip, Encode, Job, open_clip, run_jobs
 from rqlvc.evaluation.tables import table
 from rqlvc.media.reader import open_reader
@@ -39,7 +39,7 @@ PART_SHARE, REPEAT_SHARE = (5, 8), (5, 16)
 NEAR_PERCENT = 10.0
 """A rate within this of its target has recovered."""
 HELD_SHARE = 0.5
-"""Frames at the end of the quality range above which a target is out of the codec's reach."""
+"""Of the frames, at one end of the quality range: above it a target that is missed beyond is out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Outcome:
     recovery_seconds: tuple[float | None, ...]
     """From each event to the first window that is near its target; None where there is none before the next event."""
     out_of_reach: bool
-    """Most frames are at the end of the quality range: the codec could do no better."""
+    """Most frames are at the best quality and the whole costs too little, or at the lowest and it costs too much: the
+    codec could do no better."""
 
 
 def trials(experiment: Experiment, frames: int, out: Path) -> list[Trial]:
@@ -147,7 +148,9 @@ def outcome(trial: Trial, encode: Encode) -> Outcome:
     second = min(max(1, round(job.clip.properties.frame_rate)), len(encode.bits))
     targets = _frame_targets(job.clip, job.rates, len(encode.bits))
     windows = _window_deviations(encode.bits, targets, second)
-    limits = [quality in (QUALITY_MIN, QUALITY_MAX) for quality in encode.quality]
+    # At the other end a controller is at fault, and not the codec.
+    end = QUALITY_MAX if sum(encode.bits) < sum(targets) else QUALITY_MIN
+    held = sum(quality == end for quality in encode.quality)
     ends = [*trial.events, len(encode.bits)][1:]
     # Windows of a group of pictures: each holds one intra frame, so none is far off only for having one more.
     groups = _window_deviations(encode.bits, targets, job.keyint)
@@ -155,7 +158,7 @@ def outcome(trial: Trial, encode: Encode) -> Outcome:
         _recovery(groups[event : max(event, end - job.keyint + 1)], float(job.clip.properties.frame_rate))
         for event, end in zip(trial.events, ends, strict=True)
     )
-    return Outcome(deviation(job, encode), max(windows), recovery, sum(limits) > HELD_SHARE * len(limits))
+    return Outcome(deviation(job, encode), max(windows), recovery, held > HELD_SHARE * len(encode.bits))
 
 
 def _window_deviations(bits: Sequence[int], targets: Sequence[float], length: int) -> list[float]:
@@ -171,29 +174,24 @@ def _recovery(windows: Sequence[float], frame_rate: float) -> float | None:
     return None if first is None else first / frame_rate
 
 
-def _summary(found: Sequence[Trial], results: Results, controller: str, kind: str) -> dict[str, Any]:
+def _summary(trials: Sequence[Mapping[str, Any]]) -> dict[str, str | float | None]:
     """Of a controller on one kind of trial; those out of reach are counted and left out of the rest."""
-    outcomes = [
-        outcome(trial, results[trial.job])
-        for trial in found
-        if (trial.kind, trial.job.controller) == (kind, controller)
-    ]
-    reached = [each for each in outcomes if not each.out_of_reach]
-    recoveries = [value for each in reached for value in each.recovery_seconds]
+    reached = [each for each in trials if not each["out_of_reach"]]
+    recoveries = [value for each in reached for value in each["recovery_seconds"]]
     known = [value for value in recoveries if value is not None]
     return {
-        "encodes": float(len(outcomes)),
-        "out of reach": float(len(outcomes) - len(reached)),
-        "average": fmean([each.delta_r_percent for each in reached]) if reached else None,
-        "worst encode": max((each.delta_r_percent for each in reached), default=None),
-        "worst second": max((each.worst_second_percent for each in reached), default=None),
-        "recovery in s": fmean(known) if known else None,
-        "not recovered": float(len(recoveries) - len(known)),
+        "encodes": f"{len(trials)}",
+        "out of reach": f"{len(trials) - len(reached)}",
+        "average %": fmean([each["delta_r_percent"] for each in reached]) if reached else None,
+        "worst encode %": max((each["delta_r_percent"] for each in reached), default=None),
+        "worst second %": max((each["worst_second_percent"] for each in reached), default=None),
+        "mean recovery, s": fmean(known) if known else None,
+        "not recovered": f"{len(recoveries) - len(known)} of {len(recoveries)}",
     }
 
 
-def markdown(experiment: Experiment, found: Sequence[Trial], results: Results) -> str:
-    """A table for each kind of trial."""
+def markdown(settings: Mapping[str, Any]) -> str:
+    """A table for each kind of trial, of the experiment as it stands in ``results.json``."""
     titles = {
         "targets": f"Each sequence at {', '.join(map(str, RATES))} kbit/s",
         "cuts": f"Hard cuts: {PARTS} sequences of one size in one clip, unscaled, at {MADE_CLIPS_RATE} kbit/s",
@@ -201,22 +199,22 @@ def markdown(experiment: Experiment, found: Sequence[Trial], results: Results) -
         "steps": f"The same at {', then '.join(map(str, STEPS))} kbit/s",
     }
     lines = [
-        f"Codec `{experiment.codec}`, model `{experiment.model}`, an intra frame every {experiment.keyint}. "
+        f"Codec `{settings['codec']}`, model `{settings['model']}`, an intra frame every {settings['keyint']}. "
         "Deviations in percent of the target: of whole encodes, and of the worst window of one second in any of them. "
-        "Encodes with most frames at the end of the quality range were out of the codec's reach: they are counted and "
-        "left out. Recovery is the time from a cut or a step to the first stretch of a group of pictures' length that "
-        f"is within {NEAR_PERCENT:g} % of its target.",
+        "Encodes with most frames at the best quality that still cost too little, or at the lowest that still cost too "
+        "much, were out of the codec's reach: they are counted and left out. Recovery is the time from a cut or a step "
+        f"to the first stretch of a group of pictures' length that is within {NEAR_PERCENT:g} % of its target; the "
+        "mean is of those that came there before the next one.",
     ]
     for kind, title in titles.items():
-        rows = {name: _summary(found, results, name, kind) for name in experiment.controllers}
-        if any(row["encodes"] for row in rows.values()):
-            counts = "encodes", "out of reach", "not recovered"
-            cells = {
-                name: {head: f"{value:.0f}" if head in counts else value for head, value in row.items()}
-                for name, row in rows.items()
+        own = [trial for trial in settings["trials"] if trial["kind"] == kind]
+        if own:
+            rows = {
+                name: _summary([trial for trial in own if trial["controller"] == name])
+                for name in settings["controllers"]
             }
             heads = [head for head in next(iter(rows.values())) if kind in ("cuts", "steps") or "recover" not in head]
-            lines += ["", f"**{title}.**", "", *table("controller", heads, cells, "{:.2f}")]
+            lines += ["", f"**{title}.**", "", *table("controller", heads, rows, "{:.2f}")]
     return "\n".join(lines) + "\n"
 
 
@@ -241,4 +239,4 @@ def write(experiment: Experiment, found: Sequence[Trial], results: Results, out:
         )
     settings = {key: value for key, value in experiment.settings.items() if key != "levels"} | {"trials": listed}
     write_results(out, EXPERIMENT, settings, results.items())
-    (out / "stress.md").write_text(markdown(experiment, found, results))
+    write_whole(out / "stress.md", markdown(settings))

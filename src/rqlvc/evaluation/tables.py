@@ -21,12 +21,15 @@ def table(
     cells = {name: [row.get(head) for head in heads] for name, row in rows.items()}
     lines += [_line([name, *(_text(value, form) for value in values)]) for name, values in cells.items()]
     if average is not None and cells:
-        means = []
-        for column in zip(*cells.values(), strict=True):
-            numbers = [value for value in column if isinstance(value, float)]
-            means.append(fmean(numbers) if len(numbers) == len(column) else None)
+        means = [mean_of_all(column) for column in zip(*cells.values(), strict=True)]
         lines.append(_line([f"**{average}**", *(_text(value, form) for value in means)]))
     return lines
+
+
+def mean_of_all(values: Sequence[Cell]) -> float | None:
+    """None where one of them is not known: the mean of the others would not compare with other columns'."""
+    numbers = [value for value in values if isinstance(value, float)]
+    return fmean(numbers) if numbers and len(numbers) == len(values) else None
 
 
 def _text(value: Cell, form: str) -> str:

@@ -358,6 +358,37 @@ function drawModels() {
   legend("rq-legend", Object.entries(fits).map(([name, [, , r2]]) => [`${name}, R² ${fixed(r2, 3)}`, "ink", MODELS[name][0], false]));
 }
 
+function drawBeliefs() {
+  const host = $("truth");
+  const shown = visible().map((name) => [name, encodeOf(name)]).filter(([, encode]) => encode && encode.belief);
+  $("beliefs").hidden = !shown.length;
+  host.replaceChildren();
+  const domain = extent(shown.flatMap(([, { belief }]) => belief.bits.map(kilo)), true, 0.12);
+  const curve = Array.from({ length: 61 }, (_, i) => domain[0] * (domain[1] / domain[0]) ** (i / 60));
+  for (const [name, { belief, sequence }] of shown) {
+    const box = node("section", {}, host), slot = slotOf(name), { frame, alpha, beta } = belief, levels = data.curve_levels;
+    const believed = (quality) => (alpha ? Math.exp((quality - beta) / alpha) : null);
+    const level = (bits) => Math.min(63, Math.max(0, alpha * Math.log(bits) + beta));
+    const mean = levels.reduce((sum, quality, i) => sum + Math.abs(level(belief.bits[i]) - quality), 0) / levels.length;
+    const heading = node("h3", { class: `key ${slot}` }, box, `${name} `);
+    node("span", {}, heading, alpha ? `frame ${frame}, ${fixed(mean, 1)} levels off on average` : `frame ${frame}, has no curve of this form`);
+    const chart = node("figure", { class: "chart" }, box), x = belief.bits.map(kilo);
+    draw(chart, {
+      label: `Quality level over bits of frame ${frame} of ${sequence}: real, and as ${name} had them`,
+      x: { label: "kbit of the frame (logarithmic)", log: true, domain },
+      panels: [{ title: "quality level, 63 is best", height: 150, domain: [-4, 68], marks: [
+        ...(alpha ? [{ kind: "line", x: curve, y: curve.map((value) => { const q = alpha * Math.log(1000 * value) + beta; return q < -4 || q > 68 ? null : q; }), slot }] : []),
+        { kind: "points", x, y: levels, slot: "ink", shape: SHAPES[0], r: 2.6 },
+        ...(belief.points.length ? [{ kind: "points", x: belief.points.map(([, bits]) => (kilo(bits) < domain[0] || kilo(bits) > domain[1] ? null : kilo(bits))), y: belief.points.map(([quality]) => quality), slot, style: "ring", shape: SHAPES[0], r: 4 }] : []),
+      ] }],
+      hover: {
+        at: levels.map((y, i) => ({ x: x[i], y })),
+        item: (i) => ({ title: `frame ${frame}, q ${levels[i]}`, dots: [[0, levels[i]]], rows: [["really", bitsText(belief.bits[i])], ...(alpha ? [["believed", bitsText(believed(levels[i]))]] : [])] }),
+      },
+    });
+  }
+}
+
 function startRun() {
   for (const name of data.references) {
     const entry = node("span", {}, $("chips"));
@@ -447,7 +478,7 @@ for (const header of document.querySelectorAll("thead th")) {
   };
 }
 
-const charts = data.kind === "run" ? [drawCurves, drawFrames, drawModels] : [drawEncode];
+const charts = data.kind === "run" ? [drawCurves, drawFrames, drawBeliefs, drawModels] : [drawEncode];
 function refresh() { for (const chart of charts) chart(); }
 if (data.kind === "run") startRun();
 let lastWidth = 0;

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from html import escape
 from itertools import product
@@ -15,24 +15,24 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation import comparison, paper, stress
 from rqlvc.evaluation.figures import curves_of
 from rqlvc.evaluation.paper import (
-    FIRST_FRAMES,
+    OVERVIEW_HEADS,
+    RATE_CONTROLLERS,
     Experiment,
     Results,
-    bd_rate_of,
-    deviations_of,
-    fits_of,
-    frame_deviations,
-    prediction_error,
+    Rows,
+    Tables,
+    level_name,
+    tables_of,
 )
 from rqlvc.evaluation.report.html import Cell, page, select, table
 from rqlvc.evaluation.report.pictures import Coded, check_model, figures
 from rqlvc.evaluation.results import FILE_NAME, SCHEMA, deviation
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Clip, Encode, Job, find_sequences
+from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Clip, Encode, Job, find_sequences
+from rqlvc.evaluation.tables import mean_of_all
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest
 from rqlvc.rate.models import FITS, ExponentialModel, LinearModel, LogarithmicModel, r_squared
 from rqlvc.rate.protocol import RatePoint
-from rqlvc.rate.registry import CONTROLLERS
 
 COLOURS = 9
 """And shapes: as many as page.css and page.js have."""
@@ -62,20 +62,16 @@ def run_page(folder: Path, source: Path | None = None, on_picture: Callable[[str
     """
     run = read_run(folder)
     experiment, results = run.experiment, run.results
-    slots = _slots(experiment.controllers)
-    averages = {
-        name: fmean(value for clip in experiment.clips for value in deviations_of(results, clip, name))
-        for name in experiment.controllers
-    }
+    slots, tables = _slots(experiment.controllers), tables_of(experiment, results)
     body = [
-        *_summary(experiment, results, averages),
-        _overview(experiment, results, slots),
-        *_bars(experiment, results, slots, averages),
+        *_summary(experiment, results, tables),
+        _overview(tables, slots),
+        *_bars(tables, slots),
         *_explorer(run),
         *_worst(experiment, results, slots, source, on_picture),
         *(() if run.anchors is None else _anchors(run.anchors)),
         *(() if run.stress is None else _stress(run.stress["trials"], slots)),
-        *_tables(experiment, results),
+        *_tables(experiment, results, tables),
     ]
     title = f"Rate control of {experiment.codec}: {_count(experiment.controllers, 'controller')}"
     return page(title, body, _data(run, slots))
@@ -158,8 +154,7 @@ def _json(path: Path) -> Any:
 
 def _slots(controllers: Iterable[str]) -> dict[str, str]:
     """A colour for each: the same for a known controller in every report."""
-    known = [name for name, entry in CONTROLLERS.items() if entry.meets_bitrate]
-    names = known + [name for name in controllers if name not in known]
+    names = [*RATE_CONTROLLERS, *(name for name in controllers if name not in RATE_CONTROLLERS)]
     return {name: f"s{index % COLOURS}" for index, name in enumerate(names)}
 
 
@@ -167,7 +162,7 @@ def _count(things: Sequence[Any], name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-def _summary(experiment: Experiment, results: Results, averages: Mapping[str, float]) -> list[str]:
+def _summary(experiment: Experiment, results: Results, tables: Tables) -> list[str]:
     controlled = [(deviation(job, encode), job) for job, encode in results.items() if job.target_bits is not None]
     frames = sorted({clip.frames for clip in experiment.clips})
     span = f"{frames[0]}" if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
@@ -179,6 +174,7 @@ def _summary(experiment: Experiment, results: Results, averages: Mapping[str, fl
         f"targets are the bits of constant quality {levels}</p>",
     ]
     if controlled:
+        averages = {name: row.average for name, row in tables.overview.items()}
         best, *others = sorted(averages, key=lambda name: averages[name])
         worst, job = max((pair for pair in controlled if pair[1].controller == best), key=lambda pair: pair[0])
         text = (
@@ -191,46 +187,21 @@ def _summary(experiment: Experiment, results: Results, averages: Mapping[str, fl
     return lines
 
 
-def _overview(experiment: Experiment, results: Results, slots: Mapping[str, str]) -> str:
-    rows: list[list[Cell]] = []
-    for name in experiment.controllers:
-        own = {job: encode for job, encode in results.items() if job.controller == name}
-        means = [fmean(deviations_of(results, clip, name)) for clip in experiment.clips]
-        rates = [bd_rate_of(results, clip, name) for clip in experiment.clips]
-        known = [rate for rate in rates if rate is not None]
-        rows.append(
-            [
-                name,
-                fmean(means),
-                max(means),
-                max(deviation(job, encode) for job, encode in own.items()),
-                _mean(value for encode in own.values() for value in frame_deviations(encode)),
-                _mean(value for encode in own.values() for value in frame_deviations(encode, FIRST_FRAMES)),
-                fmean(known) if len(known) == len(rates) else None,
-            ]
-        )
-    heads = ["controller", "average", "worst sequence", "worst encode", "P frame", "P frame, first 8", "BD-rate"]
+def _overview(tables: Tables, slots: Mapping[str, str]) -> str:
+    rows: list[list[Cell]] = [[name, *astuple(row)] for name, row in tables.overview.items()]
     text = (
-        '<p class="soft">All in percent. Deviation |target − actual| / target of the whole stream: on average, of the '
-        "worst sequence (mean of the levels) and of the worst encode; the same of each inter frame; and BD-rate on "
-        "PSNR-YUV against a constant quality, which is what the control costs.</p>"
+        '<p class="soft">All in percent. |target − actual| / target of the whole stream: on average, of the worst '
+        "sequence (mean of its levels) and of the worst encode; the same of each inter frame; and BD-rate on PSNR-YUV "
+        "against a constant quality, which is what the control costs: below 0 it saves.</p>"
     )
-    shown = table("controllers", heads, rows, ["{}"] + ["{:.2f}"] * 6, slots=slots)
+    forms = ["{}", *["{:.2f}"] * len(OVERVIEW_HEADS)]
+    shown = table("controllers", ["controller", *OVERVIEW_HEADS], rows, forms, slots=slots)
     return f'<div class="beside">{shown}{text}</div>'
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return fmean(known) if known else None
-
-
-def _bars(
-    experiment: Experiment, results: Results, slots: Mapping[str, str], averages: Mapping[str, float]
-) -> list[str]:
-    groups = {"average": dict(averages)}
-    for clip in experiment.clips:
-        groups[clip.name] = {name: fmean(deviations_of(results, clip, name)) for name in experiment.controllers}
-    most = max((value for group in groups.values() for value in group.values()), default=0.0) or 1.0
+def _bars(tables: Tables, slots: Mapping[str, str]) -> list[str]:
+    groups: Rows = {"average": {name: row.average for name, row in tables.overview.items()}, **tables.deviation}
+    most = max((value or 0.0 for group in groups.values() for value in group.values()), default=0.0) or 1.0
     lines = [
         "<h2>Deviation from the target</h2>",
         '<p class="soft">|target − actual| / target in percent, mean of the levels. All bars have one scale.</p>',
@@ -239,6 +210,7 @@ def _bars(
     for title, group in groups.items():
         lines.append(f'<section><h3>{escape(title)}</h3><ul data-bars="{escape(title)}">')
         for name, value in group.items():
+            assert value is not None
             lines.append(
                 f'<li><span class="name" title="{escape(name)}">{escape(name)}</span><span class="track">'
                 f'<span class="bar {slots[name]}" style="width:{100 * value / most:.2f}%"></span>'
@@ -251,7 +223,7 @@ def _bars(
 def _explorer(run: Run) -> list[str]:
     experiment = run.experiment
     sequences = {clip.name: clip.name for clip in experiment.clips}
-    levels = {f"{level:g}": f"q {level:g}" for level in experiment.levels}
+    levels = {f"{level:g}": level_name(level) for level in experiment.levels}
     known = [*run.rows.values(), *run.anchor_rows]
     metrics = {name: text for name, text in METRICS.items() if any(row.get(name) is not None for row in known)}
     return [
@@ -269,9 +241,14 @@ def _explorer(run: Run) -> list[str]:
         "are intra frames. Below is the quality, with that of the constant level as a dashed line.</p>",
         select("below", "Below", {"quality": "quality level", "psnr_yuv": "PSNR-YUV"}),
         '<div class="multiples" id="frames"></div>',
+        '<section id="beliefs"><h2>What a controller believes of a frame</h2>',
+        f'<p class="soft">Dots are what one frame really costs at {len(CURVE_LEVELS)} levels, coded from the state '
+        "that the controller had come to; the line is its curve before it coded the frame, rings are the points it "
+        "was given, predicted or really coded.</p>",
+        '<div class="multiples" id="truth"></div></section>',
         '<section id="models"><h2>Rate against quality level</h2>',
-        f'<p class="soft">Every eighth inter frame was also coded at {len(CURVE_LEVELS)} levels from the same state. '
-        "The lines are the paper's three models, fitted to the points that are drawn full.</p>",
+        f'<p class="soft">One frame in {CURVE_STRIDE} was also coded at {len(CURVE_LEVELS)} levels from the same '
+        "state. The lines are the paper's three models, fitted to the points that are drawn full.</p>",
         select("measured", "Fitted to", {"all": "all measured frames"}),
         '<figure class="chart" id="rq"></figure><div class="legend" id="rq-legend"></div></section></div>',
     ]
@@ -301,12 +278,12 @@ def _worst(
         ]
         for drop in found
     ]
-    heads = ["controller", "sequence", "q", "frame", "type", "target bits", "bits", "quality", "PSNR-YUV"]
-    heads.append("against constant")
+    heads = ["controller", "sequence", "q", "frame", "type", "target bits", "bits", "quality"]
+    heads += ["PSNR-YUV dB", "against constant dB"]
     forms = ["{}", "{}", "{:g}", "{}", "{}", "{:,.0f}", "{:,.0f}", "{:.2f}", "{:.2f}", "{:+.2f}"]
     lines = [
         "<h2>Worst frames</h2>",
-        f'<p class="soft">The {WORST} frames of each controller that lost most PSNR-YUV, in dB, against the same frame '
+        f'<p class="soft">The {WORST} frames of each controller that lost most PSNR-YUV against the same frame '
         "at the constant quality whose bits were the target; at most one of each encode.</p>",
         table("worst frames", heads, rows, forms, slots=slots),
     ]
@@ -361,12 +338,11 @@ def _anchors(anchors: Mapping[str, Any]) -> list[str]:
     accuracies: list[list[Cell]] = [
         [row[key] for key in ("codec", "controller", "average", "worst")] for row in anchors["accuracies"]
     ]
-    pairs = dict.fromkeys((rate["anchor"], rate["metric"]) for rate in anchors["bd_rates"])
-    means: list[list[Cell]] = []
-    for pair in pairs:
-        every = [rate["percent"] for rate in anchors["bd_rates"] if (rate["anchor"], rate["metric"]) == pair]
-        known = [value for value in every if value is not None]
-        means.append([*pair, fmean(known) if known else None, f"{len(known)} of {len(every)}"])
+    means: list[list[Cell]] = [
+        [mean.anchor, mean.metric, mean.percent, f"{mean.known} of {mean.sequences}"]
+        for mean in comparison.mean_rates(anchors)
+        if mean.metric in comparison.known_metrics(anchors)
+    ]
     inner = table("bd-rates", ["sequence", "encoder", "metric", "BD-rate %"], rates, ["{}", "{}", "{}", "{:+.1f}"])
     return [
         "<h2>Conventional encoders</h2>",
@@ -375,7 +351,9 @@ def _anchors(anchors: Mapping[str, Any]) -> list[str]:
         "percent.</p>",
         '<div class="sides">',
         table("anchors", ["encoder", "metric", "BD-rate %", "sequences"], means, ["{}", "{}", "{:+.1f}", "{}"]),
-        table("accuracies", ["codec", "controller", "average", "worst"], accuracies, ["{}", "{}", "{:.2f}", "{:.2f}"]),
+        table(
+            "accuracies", ["codec", "controller", "average %", "worst %"], accuracies, ["{}", "{}", "{:.2f}", "{:.2f}"]
+        ),
         f"</div><details><summary>BD-rate of every sequence</summary>{inner}</details>",
     ]
 
@@ -390,59 +368,48 @@ def _stress(trials: Sequence[Mapping[str, Any]], slots: Mapping[str, str]) -> li
                 trial["controller"],
                 trial["kind"],
                 trial["sequence"],
+                ", ".join(f"{rate / 1000:g}" for _, rate in trial["rates"]),
                 trial["delta_r_percent"],
                 trial["worst_second_percent"],
                 max(known) if known else None,
-                f"{len(known)} of {len(recoveries)}",
+                f"{len(known)} of {len(recoveries)}" if recoveries else "",
                 "yes" if trial["out_of_reach"] else "",
             ]
         )
-    heads = ["controller", "trial", "sequence", "deviation %", "worst second %", "recovery s", "recovered", "limit"]
-    forms = ["{}", "{}", "{}", "{:.2f}", "{:.1f}", "{:.2f}", "{}", "{}"]
+    heads = ["controller", "trial", "sequence", "kbit/s", "deviation %", "worst second %", "recovery s", "recovered"]
+    heads.append("out of reach")
+    forms = ["{}", "{}", "{}", "{}", "{:.2f}", "{:.1f}", "{:.2f}", "{}", "{}"]
     return [
         "<h2>Under stress</h2>",
         '<p class="soft">Targets off the grid, hard cuts, long repeats and steps of the rate. |bits − target| / target '
         "in percent of the whole and of the worst window of one second; the longest time after a cut or a step to the "
-        "first group of pictures within 10 % of its target, and how many were followed by one; and whether most frames "
-        "were at a limit of the quality.</p>",
+        f"first group of pictures within {stress.NEAR_PERCENT:g} % of its target, and how many were followed by one; "
+        "and whether the target was out of the codec's reach: most frames at the best quality and still too few bits, "
+        "or at the lowest and still too many.</p>",
         table("stress", heads, rows, forms, slots=slots),
     ]
 
 
-def _tables(experiment: Experiment, results: Results) -> list[str]:
-    clips, names = experiment.clips, list(experiment.controllers)
-
-    def folded(title: str, name: str, heads: list[str], rows: list[list[Cell]], form: str) -> str:
-        foot: list[Cell] = ["average"]
-        for column in list(zip(*rows, strict=True))[1:]:
-            values = [value for value in column if isinstance(value, float)]
-            foot.append(fmean(values) if len(values) == len(rows) else None)
-        inner = table(name, heads, rows, ["{}"] + [form] * (len(heads) - 1), foot=foot)
+def _tables(experiment: Experiment, results: Results, tables: Tables) -> list[str]:
+    def folded(title: str, name: str, heads: list[str], by_sequence: Rows, form: str) -> str:
+        rows: list[list[Cell]] = [
+            [sequence, *(row.get(head) for head in heads)] for sequence, row in by_sequence.items()
+        ]
+        foot: list[Cell] = ["average", *(mean_of_all(column) for column in list(zip(*rows, strict=True))[1:])]
+        inner = table(name, ["sequence", *heads], rows, ["{}"] + [form] * len(heads), foot=foot)
         return f"<details><summary>{escape(title)}</summary>{inner}</details>"
 
-    by_clip: list[list[Cell]] = [[c.name, *(fmean(deviations_of(results, c, name)) for name in names)] for c in clips]
-    rates: list[list[Cell]] = [[c.name, *(bd_rate_of(results, c, name) for name in names)] for c in clips]
-    fits: list[list[Cell]] = [
-        [job.clip.name, *(fits_of(encode).get(model) for model in FITS)]
-        for job, encode in results.items()
-        if job.controller == CURVES
-    ]
-    constant = {(job.clip, job.level): (job, encode) for job, encode in results.items() if job.controller == CONSTANT}
-    errors: list[list[Cell]] = [
-        [clip.name, *(prediction_error(*constant[clip, level]) for level in experiment.levels)] for clip in clips
-    ]
-    heads = [f"q {level:g}" for level in experiment.levels]
+    names = list(experiment.controllers)
     lines = [
         "<h2>All numbers</h2>",
-        folded("Deviation from the target in percent", "deviation", ["sequence", *names], by_clip, "{:.2f}"),
-        folded("BD-rate against a constant quality in percent", "bd-rate", ["sequence", *names], rates, "{:+.2f}"),
+        folded("Deviation from the target in percent", "deviation", names, tables.deviation, "{:.2f}"),
+        folded("BD-rate against a constant quality in percent", "bd-rate", names, tables.bd_rate, "{:+.2f}"),
     ]
-    if fits:
-        lines.append(folded("R² of the rate-quality models", "models", ["sequence", *FITS], fits, "{:.3f}"))
-    if any(isinstance(value, float) for row in errors for value in row):
-        lines.append(
-            folded("RQNet's error at the coded level in percent", "rqnet", ["sequence", *heads], errors, "{:.1f}")
-        )
+    if tables.fits:
+        lines.append(folded("R² of the rate-quality models", "models", list(FITS), tables.fits, "{:.3f}"))
+    if tables.rqnet:
+        heads = [*map(level_name, experiment.levels), "mean"]
+        lines.append(folded("RQNet's error at the coded level in percent", "rqnet", heads, tables.rqnet, "{:.1f}"))
     encodes: list[list[Cell]] = [
         [
             job.clip.name,
@@ -457,7 +424,7 @@ def _tables(experiment: Experiment, results: Results) -> list[str]:
         ]
         for job, encode in results.items()
     ]
-    heads = ["sequence", "controller", "q", "target bits", "bits", "deviation %", "PSNR-Y", "PSNR-YUV", "seconds"]
+    heads = ["sequence", "controller", "q", "target bits", "bits", "deviation %", "PSNR-Y dB", "PSNR-YUV dB", "seconds"]
     forms = ["{}", "{}", "{:g}", "{:,}", "{:,}", "{:.2f}", "{:.2f}", "{:.2f}", "{:.1f}"]
     inner = table("encodes", heads, encodes, forms)
     return [*lines, f"<details><summary>Every encode ({len(encodes)})</summary>{inner}</details>"]
@@ -476,7 +443,7 @@ def _data(run: Run, slots: Mapping[str, str]) -> dict[str, Any]:
         "curve_levels": CURVE_LEVELS,
         "encodes": [
             *(
-                _point(run.rows[job], job.controller) | {"frames": _frames(encode)}
+                _point(run.rows[job], job.controller) | {"frames": _frames(encode), "belief": _belief(job, encode)}
                 for job, encode in run.results.items()
                 if job.controller != CURVES
             ),
@@ -507,6 +474,20 @@ def _frames(encode: Encode) -> dict[str, Any]:
         "quality": [None if quality is None else round(quality, 2) for quality in encode.quality],
         "psnr_yuv": [round(value, 2) for value in encode.psnr_yuv],
         "intra": [index for index, type_ in enumerate(encode.type) if type_ == "I"],
+    }
+
+
+def _belief(job: Job, encode: Encode) -> dict[str, Any] | None:
+    """The curve that a controller had of the frame whose real one was measured (the paper's Fig. 5)."""
+    if job.target_bits is None or not encode.curve_frames:
+        return None
+    frame = encode.curve_frames[0]
+    return {
+        "frame": frame,
+        "bits": encode.curves[0],
+        "alpha": encode.alpha[frame],
+        "beta": encode.beta[frame],
+        "points": encode.predicted[frame],
     }
 
 
