@@ -182,8 +182,10 @@ def encode(
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     if two_pass and target is not None:
         from rqlvc.first_pass import Source
+        from rqlvc.rate.allocation import DEFAULT_WEIGHTS
 
-        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
+        weights = gop_weights or DEFAULT_WEIGHTS
+        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, weights, start, frames, size, frame_rate)
         target = replace(target, outlook=_outlook(whole, loaded, target, passlog))
     with ExitStack() as stack:
         stats_file = None if stats is None else stack.enter_context(open(stats, "w", encoding="utf-8", buffering=1))
