@@ -59,8 +59,12 @@ class Source:
         }
 
 
+Costs = Sequence[tuple[int, bool]]
+"""Bits of each frame, and whether it is intra."""
+
+
 def look(
-    code: Callable[[Constant], Sequence[FrameStats]],
+    code: Callable[[Constant], Costs],
     bitrate: float,
     properties: VideoProperties,
     weights: Sequence[float] = DEFAULT_WEIGHTS,
@@ -73,16 +77,13 @@ def look(
     heaviest = INTER_SHARE * frame_bits * max(weights) * len(weights) / sum(weights)
     first = carried_quality(INTER.in_bits(properties.width * properties.height).quality(heaviest))
     offsets = pattern_offsets(weights)
-    frames = code(Constant(first, offsets))
-    found = Outlook((first,), offsets, (_bits(frames),), tuple(stats.type == "I" for stats in frames))
-    nearer = carried_quality(found.base(frame_bits * len(frames), QualityRange()))
+    bits, intra = zip(*code(Constant(first, offsets)), strict=True)
+    found = Outlook((first,), offsets, (bits,), intra)
+    nearer = carried_quality(found.base(frame_bits * len(bits), QualityRange()))
     if abs(nearer - first) <= NEAR:
         return found
-    return replace(found, bases=(first, nearer), bits=(*found.bits, _bits(code(Constant(nearer, offsets)))))
-
-
-def _bits(frames: Sequence[FrameStats]) -> tuple[int, ...]:
-    return tuple(stats.bits for stats in frames)
+    again, _ = zip(*code(Constant(nearer, offsets)), strict=True)
+    return replace(found, bases=(first, nearer), bits=(bits, again))
 
 
 def make_first_pass(
@@ -98,11 +99,11 @@ def make_first_pass(
         properties, count = reader.properties, reader.frame_count
     bitrate = target.bits_per_second(float(properties.frame_rate), count)
 
-    def code(control: Constant) -> list[FrameStats]:
-        frames: list[FrameStats] = []
+    def code(control: Constant) -> Costs:
+        costs: list[tuple[int, bool]] = []
 
         def keep(stats: FrameStats) -> None:
-            frames.append(stats)
+            costs.append((stats.bits, stats.type == "I"))
             on_frame(stats)
 
         with TemporaryDirectory() as folder:
@@ -121,7 +122,7 @@ def make_first_pass(
             )
         if summary.interrupted:
             raise KeyboardInterrupt
-        return frames
+        return costs
 
     return look(code, bitrate, properties, source.gop_weights)
 

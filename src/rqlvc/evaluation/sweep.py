@@ -35,7 +35,6 @@ from rqlvc.parallel import Engine, spread
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
-from rqlvc.summary import FrameStats
 
 CONSTANT = "constant"
 CURVES = "curves"
@@ -359,9 +358,10 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     outlook = None
     if job.controller == TWO_PASS:
 
-        def code(control: Constant) -> list[FrameStats]:
+        def code(control: Constant) -> list[tuple[int, bool]]:
             first = Encoder(codec, control, keyint=job.keyint)
-            return [first.encode(frame)[1] for frame in frames]
+            coded = (first.encode(frame)[1] for frame in frames)
+            return [(each.bits, each.type == "I") for each in coded]
 
         outlook = look(code, float(bitrate), job.clip.properties)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
