@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 
 from conftest import CommandLine, make_clip
-from rqlvc.first_pass import NEAR, look
+from rqlvc.control import RateTarget
+from rqlvc.evaluation.buffer_check import check_buffer
+from rqlvc.first_pass import NEAR, Source, look, make_first_pass
+from rqlvc.media.container import ContainerReader
 from rqlvc.media.properties import VideoProperties
+from rqlvc.rate.buffer import Buffer
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.outlook import Outlook, Term, base_level
 from rqlvc.rate.protocol import QualityRange
 from rqlvc.rate.registry import make_controller
+from rqlvc.summary import FrameStats
+from rqlvc.transcode import encode_file
 from simulated_codec import PREDICTED_QUALITIES, Law, Log, Recorded, Simulation, recorded, run
+from toy_codec import ToyCodec
 
 SURFACES = Path(__file__).with_name("surfaces.npz")
 
@@ -113,6 +120,21 @@ def test_only_two_pass_makes_something_of_a_first_pass() -> None:
     outlook = Outlook((30.0,), (0.0,), ((1000,),), (True,))
     with pytest.raises(Exception, match="two-pass needs one"):
         make_controller("rq-lvc", bitrate=1e5, framerate=30, pixels=100, outlook=outlook)
+
+
+def test_intra_frames_that_wait_for_the_buffer_are_no_other_video(tmp_path: Path) -> None:
+    clip, coded = make_clip(tmp_path / "clip.mkv", frames=60), tmp_path / "coded.mkv"
+    target = RateTarget(bitrate=150e3, buffer=Buffer(150e3, 18e3, 1.0), controller="two-pass")
+    outlook = make_first_pass(Source(str(clip), 8, True), ToyCodec(), target)
+    stats: list[FrameStats] = []
+    summary = encode_file(
+        str(clip), str(coded), ToyCodec(), replace(target, outlook=outlook), keyint=8, on_frame=stats.append
+    )
+    assert summary.frames == 60 and summary.skipped_frames > 0
+    assert [each.index for each in stats if each.type == "I"] != [i for i, intra in enumerate(outlook.intra) if intra]
+    with ContainerReader(str(coded)) as reader:
+        packets = [(packet.time, 8 * len(packet.payload)) for packet in reader]
+    assert not check_buffer(packets, 150e3, 18e3, 1.0).violations
 
 
 def test_command_codes_twice_and_meets_the_target(rqlvc: CommandLine, tmp_path: Path) -> None:

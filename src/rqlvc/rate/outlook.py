@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rqlvc.errors import RqlvcError
 from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
 from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import FloatArray, log_bits
-from rqlvc.rate.protocol import QUALITY_MIN, FrameInfo, QualityRange
+from rqlvc.rate.protocol import QUALITY_MIN, QualityRange
 
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
@@ -84,14 +83,6 @@ class Outlook:
             rise = (log_bits(bits[-1]) - log_bits(bits[0])) / (levels[-1] - levels[0])
             slope = min(max(rise, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
         return Term(log_bits(bits[-1]) - slope * levels[-1], slope, offset)
-
-    def check(self, info: FrameInfo) -> None:
-        """Raises :class:`RqlvcError` where the video is not that of the first pass."""
-        if info.index >= len(self) or info.intra != self.intra[info.index]:
-            raise RqlvcError(
-                f"frame {info.index} is not what the first pass found there: make the first pass again, "
-                "from the same video with the same options."
-            )
 
     def terms(self, bits: FloatArray) -> Iterable[tuple[int, Term]]:
         """By column, of frames that took ``bits``, shape (passes, columns); columns without frames are left out."""

@@ -9,6 +9,7 @@ let quality follow the content up and down, which costs more than it gains.
 import math
 from dataclasses import dataclass
 
+from rqlvc.errors import RqlvcError
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget
 from rqlvc.rate.models import log_bits
 from rqlvc.rate.outlook import Outlook, Term, base_level
@@ -53,9 +54,9 @@ class TwoPass:
         self._factors = {True: Factor(), False: Factor()}
         self._base: float | None = None
         self._last_quality: float | None = None
+        self._waiting: int | None = None  # the last intra frame of the first pass that did not fit the buffer
 
     def decide(self, info: FrameInfo) -> Decision:
-        self.outlook.check(info)
         for factor in self._factors.values():
             factor.step()
         frame = self._frame(info)
@@ -74,14 +75,33 @@ class TwoPass:
 
     def _frame(self, info: FrameInfo) -> Term:
         """The frame in hand, after the reference that it has."""
-        spent = [bits[info.index] for bits in self.outlook.bits]
-        term = self._corrected(self.outlook.term(spent, self._columns[info.index]), info.intra)
+        index = self._seen(info)
+        spent = [bits[index] for bits in self.outlook.bits]
+        term = self._corrected(self.outlook.term(spent, self._columns[index]), info.intra)
         if info.intra or self._last_quality is None:
             return term
-        column = self._columns[info.index - 1]
+        column = self._columns[index - 1]
         reference_offset = self.outlook.offsets[column - 1] if column else 0.0
         usual = self._last_quality + term.offset - reference_offset
         return term._replace(log_rate=term.log_rate - DEPENDENCE * usual, slope=term.slope + DEPENDENCE)
+
+    def _seen(self, info: FrameInfo) -> int:
+        """The frame of the first pass that tells of this one: the same, unless an intra frame waits for the buffer.
+
+        Raises :class:`RqlvcError` where the video is not that of the first pass.
+        """
+        index, intra = info.index, self.outlook.intra
+        if index < len(intra) and info.intra == intra[index]:
+            return index
+        if index < len(intra) and not info.intra:
+            self._waiting = index
+            return index + 1 if index + 1 < len(intra) and not intra[index + 1] else index - 1
+        if index < len(intra) and self._waiting is not None:
+            return self._waiting
+        raise RqlvcError(
+            f"frame {index} is not what the first pass found there: make the first pass again, from the same video "
+            "with the same options."
+        )
 
     def _corrected(self, term: Term, intra: bool) -> Term:
         """As the first pass errs so far."""
