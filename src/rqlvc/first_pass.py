@@ -37,13 +37,12 @@ class Source:
     path: str
     keyint: int
     scenecut: bool
-    gop_weights: tuple[float, ...] = DEFAULT_WEIGHTS
     start: int = 0
     frames: int | None = None
     size: tuple[int, int] | None = None
     frame_rate: Fraction | None = None
 
-    def settings(self, codec: Codec) -> Settings:
+    def settings(self, codec: Codec, target: RateTarget) -> Settings:
         """By the names that users know them by; the content by its digest."""
         return {
             "content": file_digest(Path(self.path)),
@@ -51,12 +50,16 @@ class Source:
             "model": codec.identity,
             "keyint": self.keyint,
             "scenecut": self.scenecut,
-            "gop-weights": ",".join(f"{weight:g}" for weight in self.gop_weights),
+            "gop-weights": ",".join(f"{weight:g}" for weight in _weights(target)),
             "start": self.start,
             "frames": self.frames,
             "size": None if self.size is None else "x".join(map(str, self.size)),
             "fps": None if self.frame_rate is None else str(self.frame_rate),
         }
+
+
+def _weights(target: RateTarget) -> Sequence[float]:
+    return target.gop_weights or DEFAULT_WEIGHTS
 
 
 Costs = Sequence[tuple[int, bool]]
@@ -124,7 +127,7 @@ def make_first_pass(
             raise KeyboardInterrupt
         return costs
 
-    return look(code, bitrate, properties, source.gop_weights)
+    return look(code, bitrate, properties, _weights(target))
 
 
 def write_passlog(path: Path, settings: Settings, outlook: Outlook) -> None:

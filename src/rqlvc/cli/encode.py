@@ -182,10 +182,8 @@ def encode(
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     if two_pass and target is not None:
         from rqlvc.first_pass import Source
-        from rqlvc.rate.allocation import DEFAULT_WEIGHTS
 
-        weights = gop_weights or DEFAULT_WEIGHTS
-        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, weights, start, frames, size, frame_rate)
+        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
         target = replace(target, outlook=_outlook(whole, loaded, target, passlog))
     with ExitStack() as stack:
         stats_file = None if stats is None else stack.enter_context(open(stats, "w", encoding="utf-8", buffering=1))
@@ -233,7 +231,7 @@ def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Pa
     """The first pass: from its log where that is there, made and kept there where not."""
     from rqlvc.first_pass import make_first_pass, read_passlog, write_passlog
 
-    settings = source.settings(codec)
+    settings = source.settings(codec, target)
     if passlog is not None and passlog.exists():
         return read_passlog(passlog, settings)
     with Progress("first pass") as progress:
