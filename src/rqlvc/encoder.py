@@ -22,9 +22,10 @@ from rqlvc.summary import FrameStats
 
 DEFAULT_KEYINT = 32
 LAST_FRAMES = 8
+LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03
-"""With a total to meet, each of the last frames is coded again until it takes this much of what it is due. With a first
-pass, the last one alone is."""
+"""Each of the last frames, ``LAST_FRAMES`` with a total to meet and ``LANDING_FRAMES`` with a first pass, is coded again
+until it takes this much of what it is due."""
 
 _WHOLE_RANGE = QualityRange()
 
@@ -48,8 +49,8 @@ class Encoder:
     below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty packet that
     repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder will see, from 0
     on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``, which needs
-    ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the last one is, to
-    take what the controller wants of it.
+    ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the last two are, to
+    take what the controller wants of them.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class Encoder:
             due = self.bits_left if frames_left == 1 else decision.target_bits or 0.0
             preferred = min(preferred, due if frames_left == 1 else LAST_EXCESS * due)
             least = LAST_USE * min(due, preferred)
-        elif self.lands and frames_left == 1 and not intra and decision.target_bits is not None:
+        elif self.lands and (frames_left or math.inf) <= LANDING_FRAMES and not intra and decision.target_bits:
             preferred = min(preferred, LAST_EXCESS * decision.target_bits)
             least = LAST_USE * min(decision.target_bits, preferred)
         tries: dict[float, EncodedFrame] = {}
