@@ -1,41 +1,65 @@
 """Two passes: what the first one finds makes the second nearer to its target and steadier, and is refused elsewhere."""
 
 import json
+import math
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import CommandLine, make_clip
+from rqlvc.control import RateTarget
+from rqlvc.evaluation.buffer_check import check_buffer
+from rqlvc.first_pass import NEAR, Source, look, make_first_pass
+from rqlvc.media.container import ContainerReader
+from rqlvc.media.properties import VideoProperties
+from rqlvc.rate.buffer import Buffer
 from rqlvc.rate.constant import Constant
-from rqlvc.rate.outlook import Outlook
+from rqlvc.rate.outlook import Outlook, Term, base_level
+from rqlvc.rate.protocol import QualityRange
 from rqlvc.rate.registry import make_controller
-from simulated_codec import Law, Log, Simulation, run
+from rqlvc.summary import FrameStats
+from rqlvc.transcode import encode_file
+from simulated_codec import PREDICTED_QUALITIES, Law, Log, Recorded, Simulation, recorded, run
+from toy_codec import ToyCodec
 
-FIRST_QUALITY = 40.0
+SURFACES = Path(__file__).with_name("surfaces.npz")
+
+PROPERTIES = VideoProperties(416, 240, Fraction(30))
+
+
+def first_pass(simulation: Simulation | Recorded, total: float) -> tuple[Outlook, list[float]]:
+    """What ``look`` finds of a target of ``total`` bits, and the bases that it coded at."""
+    bases = []
+
+    def code(control: Constant) -> list[tuple[int, bool]]:
+        bases.append(control.quality)
+        log = run(control, simulation)
+        return [(int(bits), bool(intra)) for bits, intra in zip(log.bits, log.intra, strict=True)]
+
+    properties = replace(PROPERTIES, width=simulation.pixels, height=1)
+    return look(code, total * float(PROPERTIES.frame_rate) / simulation.frames, properties), bases
+
+
+def play(simulation: Simulation | Recorded, name: str, outlook: Outlook | None, total: float) -> Log:
+    controller = make_controller(
+        name,
+        bitrate=total * simulation.framerate / simulation.frames,
+        framerate=simulation.framerate,
+        pixels=simulation.pixels,
+        total_frames=simulation.frames,
+        outlook=outlook,
+    )
+    return run(controller, simulation)
 
 
 def both(simulation: Simulation, quality: float) -> tuple[Log, Log, float]:
     """One pass and two at the bits of a constant quality, and these bits."""
     total = float(run(Constant(quality), simulation).bits.sum())
-    first = run(Constant(FIRST_QUALITY), simulation)
-    outlook = Outlook(FIRST_QUALITY, tuple(map(int, first.bits)), tuple(map(bool, first.intra)))
-    bitrate = total * simulation.framerate / simulation.frames
-    logs = [
-        run(
-            make_controller(
-                "adaptive" if found is None else "two-pass",
-                bitrate=bitrate,
-                framerate=simulation.framerate,
-                pixels=simulation.pixels,
-                total_frames=simulation.frames,
-                outlook=found,
-            ),
-            simulation,
-        )
-        for found in (None, outlook)
-    ]
-    return logs[0], logs[1], total
+    found, _ = first_pass(simulation, total)
+    return play(simulation, "adaptive", None, total), play(simulation, "two-pass", found, total), total
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -48,18 +72,69 @@ def test_second_pass_holds_quality_over_scenes_that_differ(seed: int, quality: f
     assert np.std(two.quality) < np.std(one.quality)
 
 
+def test_first_pass_far_from_the_target_is_made_again_nearer() -> None:
+    usual = Simulation(frames=64)
+    _, bases = first_pass(usual, float(run(Constant(20.0), usual).bits.sum()))
+    assert len(bases) == 1
+    dear = Simulation(frames=64, scenes=(Law(bits_per_pixel=0.6),))
+    total = float(run(Constant(20.0), dear).bits.sum())
+    found, (first, second) = first_pass(dear, total)
+    assert first - second > NEAR and found.bases == (first, second)
+    assert abs(found.base(total, QualityRange()) - second) < abs(found.base(total, QualityRange()) - first)
+    assert play(dear, "two-pass", found, total).error(total) < 0.002
+
+
+@pytest.mark.parametrize("level", PREDICTED_QUALITIES)
+def test_second_pass_meets_targets_on_real_sequences(level: float) -> None:
+    errors = []
+    for sequence in recorded(SURFACES).values():
+        total = float(run(Constant(level), sequence).bits.sum())
+        found, _ = first_pass(sequence, total)
+        errors.append(play(sequence, "two-pass", found, total).error(total))
+    assert np.mean(errors) < 0.003
+    assert max(errors) < 0.015
+
+
+def test_base_level_costs_what_is_asked_for_within_the_limits() -> None:
+    limits = QualityRange(10, 50)
+    terms = [Term(5.0, 0.05, 0.0), Term(4.0, 0.06, -8.0)]
+
+    def cost(base: float) -> float:
+        return sum(math.exp(term.at(limits.clip(base + term.offset))) for term in terms)
+
+    for base in (20.0, 48.0, 56.0):  # at 56 the first term is held by the limit
+        assert base_level(terms, cost(base), limits) == pytest.approx(base, abs=0.02)
+    assert limits.clip(base_level(terms, 1.0, limits)) == 10
+    assert base_level(terms, 1e9, limits) - 8 > 50
+
+
 def test_first_pass_of_another_video_is_noticed() -> None:
     simulation = Simulation(frames=40, intra_period=8)
-    outlook = Outlook(30.0, (1000,) * 40, tuple(index % 10 == 0 for index in range(40)))
+    outlook = Outlook((30.0,), (0.0,), ((1000,) * 40,), tuple(index % 10 == 0 for index in range(40)))
     controller = make_controller("two-pass", bitrate=1e5, framerate=30, pixels=simulation.pixels, outlook=outlook)
     with pytest.raises(Exception, match="frame 8 is not what the first pass found"):
         run(controller, simulation)
 
 
 def test_only_two_pass_makes_something_of_a_first_pass() -> None:
-    outlook = Outlook(30.0, (1000,), (True,))
+    outlook = Outlook((30.0,), (0.0,), ((1000,),), (True,))
     with pytest.raises(Exception, match="two-pass needs one"):
         make_controller("rq-lvc", bitrate=1e5, framerate=30, pixels=100, outlook=outlook)
+
+
+def test_intra_frames_that_wait_for_the_buffer_are_no_other_video(tmp_path: Path) -> None:
+    clip, coded = make_clip(tmp_path / "clip.mkv", frames=60), tmp_path / "coded.mkv"
+    target = RateTarget(bitrate=150e3, buffer=Buffer(150e3, 18e3, 1.0), controller="two-pass")
+    outlook = make_first_pass(Source(str(clip), 8, True), ToyCodec(), target)
+    stats: list[FrameStats] = []
+    summary = encode_file(
+        str(clip), str(coded), ToyCodec(), replace(target, outlook=outlook), keyint=8, on_frame=stats.append
+    )
+    assert summary.frames == 60 and summary.skipped_frames > 0
+    assert [each.index for each in stats if each.type == "I"] != [i for i, intra in enumerate(outlook.intra) if intra]
+    with ContainerReader(str(coded)) as reader:
+        packets = [(packet.time, 8 * len(packet.payload)) for packet in reader]
+    assert not check_buffer(packets, 150e3, 18e3, 1.0).violations
 
 
 def test_command_codes_twice_and_meets_the_target(rqlvc: CommandLine, tmp_path: Path) -> None:
@@ -70,7 +145,7 @@ def test_command_codes_twice_and_meets_the_target(rqlvc: CommandLine, tmp_path: 
     summary = json.loads(twice.stdout.splitlines()[-1])
     assert abs(summary["error_percent"]) < 1
     kept = json.loads(log.read_text())
-    assert len(kept["bits"]) == summary["frames"] == 90
+    assert [len(each["bits"]) for each in kept["passes"]] == [summary["frames"]] * len(kept["passes"]) == [90] * 2
     assert kept["intra"] == list(range(0, 90, 16))
 
     # The log stands for the first pass: the same bytes, and another bitrate without another first pass.
@@ -89,6 +164,7 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     for source, more, reason in (
         (clip, ["--keyint", "5"], b"keyint 32 instead of 5"),
         (clip, ["--frames", "9"], b"frames None instead of 9"),
+        (clip, ["--gop-weights", "1,2"], b"gop-weights 1,1.3,1,1.65 instead of 1,2"),
         (other, [], b"content"),
     ):
         refused = rqlvc("encode", source, "-o", tmp_path / "c.mkv", *options, *more)

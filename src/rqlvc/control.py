@@ -159,7 +159,7 @@ def open_control(
     """
     frame_rate = float(properties.frame_rate)
     if target.outlook is not None:
-        frame_count = len(target.outlook.bits)
+        frame_count = len(target.outlook)
     bitrate = target.bits_per_second(frame_rate, frame_count)
     quality = QualityRange(carried_quality(target.min_quality), carried_quality(target.max_quality))
     if target.quality is not None:

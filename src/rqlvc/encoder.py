@@ -22,8 +22,10 @@ from rqlvc.summary import FrameStats
 
 DEFAULT_KEYINT = 32
 LAST_FRAMES = 8
+LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03
-"""With a total to meet, each of the last frames is coded again until it takes this much of what it is due."""
+"""Each of the last frames (``LAST_FRAMES`` with a total to meet, ``LANDING_FRAMES`` after a first pass) is coded again
+until it takes this much of what it is due."""
 
 _WHOLE_RANGE = QualityRange()
 
@@ -47,7 +49,8 @@ class Encoder:
     below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty packet that
     repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder will see, from 0
     on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``, which needs
-    ``frames_left``, the last frames are coded again until they use what is left.
+    ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the last two are, to
+    take what the controller wants of them.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Encoder:
         buffer: Buffer | None = None,
         policy: Policy = "peak",
         total_bits: int | None = None,
+        lands: bool = False,
         max_drops: int = 0,
         frame_rate: float = 30.0,
         index: int = 0,
@@ -72,6 +76,7 @@ class Encoder:
         self.predictor = predictor
         self.limits = limits
         self.policy = policy
+        self.lands = lands
         self.max_drops = max_drops
         """Frames in succession that :meth:`drops` may leave out."""
         self.frame_rate = frame_rate
@@ -207,6 +212,9 @@ class Encoder:
             due = self.bits_left if frames_left == 1 else decision.target_bits or 0.0
             preferred = min(preferred, due if frames_left == 1 else LAST_EXCESS * due)
             least = LAST_USE * min(due, preferred)
+        elif self.lands and (frames_left or math.inf) <= LANDING_FRAMES and not intra and decision.target_bits:
+            preferred = min(preferred, LAST_EXCESS * decision.target_bits)
+            least = LAST_USE * min(decision.target_bits, preferred)
         tries: dict[float, EncodedFrame] = {}
 
         def cost(level: float) -> int:

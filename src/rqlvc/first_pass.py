@@ -1,8 +1,8 @@
-"""The first of two passes: an encode at one quality, of which the bits of each frame are kept."""
+"""The first of two passes: an encode at one quality, or two, of which the bits of each frame are kept."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,15 +13,19 @@ from rqlvc.control import RateTarget
 from rqlvc.errors import RqlvcError
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest, open_reader
+from rqlvc.rate.allocation import DEFAULT_WEIGHTS
 from rqlvc.rate.constant import Constant
 from rqlvc.rate.initial import INTER
-from rqlvc.rate.outlook import Outlook
+from rqlvc.rate.outlook import Outlook, pattern_offsets
+from rqlvc.rate.protocol import QualityRange
 from rqlvc.summary import FrameStats
 from rqlvc.transcode import encode_file
 
-FORMAT = "rqlvc-passlog-1"
+FORMAT = "rqlvc-passlog-2"
 INTER_SHARE = 0.7
 """Bits of a usual inter frame over the mean of all: the first pass works near the quality of the second."""
+NEAR = 8.0
+"""Levels that it may be away from that. Where it was farther, it is made again nearer, and the two tell the slopes."""
 
 Settings = Mapping[str, str | int | bool | None]
 
@@ -38,7 +42,7 @@ class Source:
     size: tuple[int, int] | None = None
     frame_rate: Fraction | None = None
 
-    def settings(self, codec: Codec) -> Settings:
+    def settings(self, codec: Codec, target: RateTarget) -> Settings:
         """By the names that users know them by; the content by its digest."""
         return {
             "content": file_digest(Path(self.path)),
@@ -46,6 +50,7 @@ class Source:
             "model": codec.identity,
             "keyint": self.keyint,
             "scenecut": self.scenecut,
+            "gop-weights": ",".join(f"{weight:g}" for weight in _weights(target)),
             "start": self.start,
             "frames": self.frames,
             "size": None if self.size is None else "x".join(map(str, self.size)),
@@ -53,22 +58,41 @@ class Source:
         }
 
 
-def first_pass_quality(bitrate: float, properties: VideoProperties) -> float:
-    """The level that usual content has at ``bitrate`` (bits per second)."""
-    usual = INTER_SHARE * bitrate / float(properties.frame_rate)
-    return carried_quality(INTER.in_bits(properties.width * properties.height).quality(usual))
+def _weights(target: RateTarget) -> Sequence[float]:
+    return target.gop_weights or DEFAULT_WEIGHTS
 
 
-def outlook_of(quality: float, frames: Iterable[FrameStats]) -> Outlook:
-    """What an encode of ``frames`` at ``quality`` tells."""
-    costs = [(stats.bits, stats.type == "I") for stats in frames]
-    return Outlook(quality, tuple(bits for bits, _ in costs), tuple(intra for _, intra in costs))
+Costs = Sequence[tuple[int, bool]]
+"""Bits of each frame, and whether it is intra."""
+
+
+def look(
+    code: Callable[[Constant], Costs],
+    bitrate: float,
+    properties: VideoProperties,
+    weights: Sequence[float] = DEFAULT_WEIGHTS,
+) -> Outlook:
+    """What a video tells before it is coded at ``bitrate`` (bits per second); ``code`` codes it at constant levels.
+
+    ``weights`` are the relative bits of the inter frames of a miniGOP.
+    """
+    frame_bits = bitrate / float(properties.frame_rate)
+    heaviest = INTER_SHARE * frame_bits * max(weights) * len(weights) / sum(weights)
+    first = carried_quality(INTER.in_bits(properties.width * properties.height).quality(heaviest))
+    offsets = pattern_offsets(weights)
+    bits, intra = zip(*code(Constant(first, offsets)), strict=True)
+    found = Outlook((first,), offsets, (bits,), intra)
+    nearer = carried_quality(found.base(frame_bits * len(bits), QualityRange()))
+    if abs(nearer - first) <= NEAR:
+        return found
+    again, _ = zip(*code(Constant(nearer, offsets)), strict=True)
+    return replace(found, bases=(first, nearer), bits=(bits, again))
 
 
 def make_first_pass(
     source: Source, codec: Codec, target: RateTarget, on_frame: Callable[[FrameStats], None] = lambda stats: None
 ) -> Outlook:
-    """Code ``source`` at the quality that usual content has at ``target``; the file is thrown away.
+    """Code ``source`` near the quality that it will have at ``target``; the files are thrown away.
 
     Raises :class:`RqlvcError` as :func:`rqlvc.transcode.encode_file` does, and KeyboardInterrupt.
     """
@@ -77,36 +101,41 @@ def make_first_pass(
     ) as reader:
         properties, count = reader.properties, reader.frame_count
     bitrate = target.bits_per_second(float(properties.frame_rate), count)
-    quality = first_pass_quality(bitrate, properties)
-    frames: list[FrameStats] = []
 
-    def keep(stats: FrameStats) -> None:
-        frames.append(stats)
-        on_frame(stats)
+    def code(control: Constant) -> Costs:
+        costs: list[tuple[int, bool]] = []
 
-    with TemporaryDirectory() as folder:
-        summary = encode_file(
-            source.path,
-            str(Path(folder, "first_pass.mkv")),
-            codec,
-            Constant(quality),
-            keyint=source.keyint,
-            scenecut=source.scenecut,
-            start=source.start,
-            frames=source.frames,
-            size=source.size,
-            frame_rate=source.frame_rate,
-            on_frame=keep,
-        )
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    return outlook_of(quality, frames)
+        def keep(stats: FrameStats) -> None:
+            costs.append((stats.bits, stats.type == "I"))
+            on_frame(stats)
+
+        with TemporaryDirectory() as folder:
+            summary = encode_file(
+                source.path,
+                str(Path(folder, "first_pass.mkv")),
+                codec,
+                control,
+                keyint=source.keyint,
+                scenecut=source.scenecut,
+                start=source.start,
+                frames=source.frames,
+                size=source.size,
+                frame_rate=source.frame_rate,
+                on_frame=keep,
+            )
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        return costs
+
+    return look(code, bitrate, properties, _weights(target))
 
 
 def write_passlog(path: Path, settings: Settings, outlook: Outlook) -> None:
     """Keep what a first pass found. Raises :class:`RqlvcError` where the file cannot be written."""
-    fields = {"format": FORMAT, "settings": dict(settings), "quality": outlook.quality}
-    fields |= {"bits": list(outlook.bits), "intra": [index for index, intra in enumerate(outlook.intra) if intra]}
+    passes = [{"base": base, "bits": list(bits)} for base, bits in zip(outlook.bases, outlook.bits, strict=True)]
+    intra = [index for index, intra in enumerate(outlook.intra) if intra]
+    fields = {"format": FORMAT, "settings": dict(settings), "passes": passes, "intra": intra}
+    fields["offsets"] = list(outlook.offsets)
     try:
         path.write_text(json.dumps(fields), encoding="utf-8")
     except OSError as error:
@@ -119,16 +148,15 @@ def read_passlog(path: Path, settings: Settings) -> Outlook:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if fields["format"] != FORMAT:
             raise ValueError
-        intra = set(fields["intra"])
-        outlook = Outlook(
-            float(fields["quality"]),
-            tuple(int(bits) for bits in fields["bits"]),
-            tuple(index in intra for index in range(len(fields["bits"]))),
-        )
+        passes, intra = fields["passes"], set(fields["intra"])
+        bits = tuple(tuple(map(int, each["bits"])) for each in passes)
+        frames = tuple(index in intra for index in range(len(bits[0])))
+        bases = tuple(float(each["base"]) for each in passes)
+        outlook = Outlook(bases, tuple(map(float, fields["offsets"])), bits, frames)
         known: Settings = dict(fields["settings"])
     except OSError as error:
         raise RqlvcError(f"the pass log {path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise RqlvcError(
             f"{path} is no pass log of this version: remove it, or name another with --passlog."
         ) from error

@@ -231,7 +231,7 @@ def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Pa
     """The first pass: from its log where that is there, made and kept there where not."""
     from rqlvc.first_pass import make_first_pass, read_passlog, write_passlog
 
-    settings = source.settings(codec)
+    settings = source.settings(codec, target)
     if passlog is not None and passlog.exists():
         return read_passlog(passlog, settings)
     with Progress("first pass") as progress:

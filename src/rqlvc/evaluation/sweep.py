@@ -27,7 +27,7 @@ from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
 from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
-from rqlvc.first_pass import first_pass_quality, outlook_of
+from rqlvc.first_pass import look
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, file_digest, open_reader
@@ -357,12 +357,17 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / len(frames)
     outlook = None
     if job.controller == TWO_PASS:
-        first = Constant(first_pass_quality(float(bitrate), job.clip.properties))
-        first_encoder = Encoder(codec, first, keyint=job.keyint)
-        outlook = outlook_of(first.quality, (first_encoder.encode(frame)[1] for frame in frames))
+
+        def code(control: Constant) -> list[tuple[int, bool]]:
+            first = Encoder(codec, control, keyint=job.keyint)
+            coded = (first.encode(frame)[1] for frame in frames)
+            return [(each.bits, each.type == "I") for each in coded]
+
+        outlook = look(code, float(bitrate), job.clip.properties)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
     control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
-    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
+    lands = outlook is not None
+    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor, lands=lands)
 
 
 def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:

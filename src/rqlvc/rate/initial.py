@@ -27,8 +27,3 @@ def intra_ratio(novelty: float) -> float:
 def initial_model(intra: bool, pixels: int) -> LogarithmicModel:
     """The starting model in bits for frames of ``pixels`` luma pixels."""
     return (INTRA if intra else INTER).in_bits(pixels)
-
-
-def usual_slope(intra: bool) -> float:
-    """d ln R / dQ of usual content."""
-    return 1 / (INTRA if intra else INTER).alpha

@@ -154,6 +154,6 @@ def make_controller(
     budget = BitBudget(bitrate, framerate, total_frames, weights)
     limits = QualityRange(min_quality, max_quality)
     if outlook is not None:
-        return TwoPass(budget, pixels, limits, outlook)
+        return TwoPass(budget, limits, outlook)
     assert entry.factory is not None
     return entry.factory(budget, pixels, limits)

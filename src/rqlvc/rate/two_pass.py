@@ -1,137 +1,118 @@
-"""``adaptive`` after a first pass: a steady quality, planned over the whole video.
+"""``two-pass``: a steady quality, planned over the whole video after a first pass.
 
-The first pass tells what every frame costs at one level; the Kalman filter of :mod:`rqlvc.rate.adaptive` learns by what
-factor that errs, for inter and for intra frames, and how the cost changes with the level. So before every frame the
-*base level* is known at which all frames to come, each with the offset of its place in the pattern, cost the bits that
-are left. Equal bits for every frame would let quality follow the content up and down, which costs more than it gains.
+The first pass tells what every frame costs near the level it will have; what is learnt on the way is by what factor it
+errs, one for inter and one for intra frames. So before every frame the *base level* is known at which all frames to
+come, each with the offset of its place in the pattern, cost the bits that are left. Equal bits for every frame would
+let quality follow the content up and down, which costs more than it gains.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from rqlvc.rate.adaptive import CENTRE, READINGS, Context, PredictedCurve, RateFilter
+from rqlvc.errors import RqlvcError
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget
-from rqlvc.rate.initial import INTER, initial_model, usual_slope
 from rqlvc.rate.models import log_bits
-from rqlvc.rate.outlook import Outlook
-from rqlvc.rate.protocol import QUALITY_MIN, Decision, FrameInfo, FrameResult, QualityRange
+from rqlvc.rate.outlook import Outlook, Term, base_level
+from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 
 BASE_RATE, INTRA_RATE, END_RATE = 0.3, 1.0, 4.0
 """Part of the way that the base goes to what the budget asks for: at an inter frame; at an intra frame, where quality
 may change unseen; and, divided by the frames left, towards the end, so that the total lands on the target."""
-SLOPE_NOISE = 0.03
-"""Standard deviation per level of a frame's slope about the usual one, which is all that one quality tells."""
-NEWTON_STEPS = 6
-BEYOND = 20.0
-"""Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
+DEPENDENCE = 0.021
+"""Rise of ln R for each level that an inter frame is above where its reference would have it: the mean of twelve real
+sequences (``benchmarks/surfaces.py``)."""
+FACTOR_PRIOR, FACTOR_WALK, FRAME_NOISE = 0.2, 0.02, 0.1
+"""Standard deviations in ln bits: of the factor before the first frame and of its steps from frame to frame; of a frame
+about the first pass's curve times the factor."""
 
 
-class Term(NamedTuple):
-    """Frames to come whose ln bits, together, are ``log_rate + slope * base``."""
+@dataclass(slots=True)
+class Factor:
+    """ln of what frames cost over what the first pass has them cost; a Kalman filter."""
 
-    log_rate: float
-    slope: float
+    mean: float = 0.0
+    variance: float = FACTOR_PRIOR**2
 
+    def step(self) -> None:
+        self.variance += FACTOR_WALK**2
 
-def base_level(terms: Sequence[Term], log_bits: float, start: float, highest: float) -> float:
-    """The base level in [0, ``highest``] at which frames cost exp(``log_bits``) bits; Newton's method from ``start``.
-
-    The sum of the terms is convex in the base on a logarithmic scale, so the method does not swing.
-    """
-    base = start
-    for _ in range(NEWTON_STEPS):
-        rates = [term.log_rate + term.slope * base for term in terms]
-        top = max(rates)
-        parts = [math.exp(rate - top) for rate in rates]
-        total = sum(parts)
-        slope = sum(part * term.slope for part, term in zip(parts, terms, strict=True)) / total
-        base = min(max(base + (log_bits - top - math.log(total)) / slope, QUALITY_MIN), highest)
-    return base
+    def observe(self, log_ratio: float) -> None:
+        gain = self.variance / (self.variance + FRAME_NOISE**2)
+        self.mean += gain * (log_ratio - self.mean)
+        self.variance *= 1 - gain
 
 
 class TwoPass:
     """The second pass. Needs no predicted points: the first pass has better ones."""
 
-    def __init__(self, budget: BitBudget, pixels: int, limits: QualityRange, outlook: Outlook) -> None:
+    def __init__(self, budget: BitBudget, limits: QualityRange, outlook: Outlook) -> None:
         self.budget = budget
         self.limits = limits
         self.outlook = outlook
-        weights = budget.pattern.inter
-        self._offsets = [INTER.alpha * math.log(weight / max(weights)) for weight in weights]
-        self._left = outlook.left(len(weights))
-        self._filter = RateFilter(initial_model(False, pixels), initial_model(True, pixels), SLOPE_NOISE)
+        self._columns = outlook.columns()
+        self._left = outlook.left()
+        self._factors = {True: Factor(), False: Factor()}
         self._base: float | None = None
-        self._last_quality = CENTRE
+        self._last_quality: float | None = None
+        self._waiting: int | None = None  # the last intra frame of the first pass that did not fit the buffer
 
     def decide(self, info: FrameInfo) -> Decision:
-        context = Context(info.intra, self._last_quality)
-        state = self._filter
-        state.step()
-        curve = self._curve(info)
-        base = self._next_base(info, context)
-        unread = state.mean, state.covariance
-        for _ in range(READINGS):
-            state.mean, state.covariance = unread
-            quality = self._quality(base, info)
-            state.observe_predicted(context, quality, curve(quality), curve.slope(quality))
-            base = self._next_base(info, context)
-        self._base = base
-        quality = self._quality(base, info)
-        model = state.model(context)
-        return Decision(quality, model.bits(quality), model.alpha, model.beta)
+        for factor in self._factors.values():
+            factor.step()
+        frame = self._frame(info)
+        self._base = self._next_base(info, frame)
+        quality = self.limits.clip(self._base + frame.offset)
+        return Decision(quality, math.exp(frame.at(quality)), 1 / frame.slope, -frame.log_rate / frame.slope)
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)
-        context = Context(result.info.intra, self._last_quality)
-        log_rate = log_bits(result.bits)
-        self._filter.judge_predicted(context, log_rate - self._curve(result.info)(result.quality))
-        self._filter.observe_coded(context, result.quality, log_rate)
+        factor = self._factors[result.info.intra]
+        factor.observe(log_bits(result.bits) - self._frame(result.info).at(result.quality) + factor.mean)
         self._last_quality = result.quality
 
     def set_rates(self, bitrate: float, framerate: float) -> None:
         self.budget.set_rates(bitrate, framerate)
 
-    def _curve(self, info: FrameInfo) -> PredictedCurve:
-        curve = PredictedCurve.through(self.outlook.points(info))
-        assert curve is not None  # a first pass tells two points of every frame
-        return curve
+    def _frame(self, info: FrameInfo) -> Term:
+        """The frame in hand, after the reference that it has."""
+        index = self._seen(info)
+        spent = [bits[index] for bits in self.outlook.bits]
+        term = self._corrected(self.outlook.term(spent, self._columns[index]), info.intra)
+        if info.intra or self._last_quality is None:
+            return term
+        column = self._columns[index - 1]
+        reference_offset = self.outlook.offsets[column - 1] if column else 0.0
+        usual = self._last_quality + term.offset - reference_offset
+        return term._replace(log_rate=term.log_rate - DEPENDENCE * usual, slope=term.slope + DEPENDENCE)
 
-    def _quality(self, base: float, info: FrameInfo) -> float:
-        return self.limits.clip(base + self._offset(info))
+    def _seen(self, info: FrameInfo) -> int:
+        """The frame of the first pass that tells of this one: the same, unless an intra frame waits for the buffer.
 
-    def _offset(self, info: FrameInfo) -> float:
-        return self._offsets[self.budget.pattern.slot(info.position)] if info.position else 0.0
+        Raises :class:`RqlvcError` where the video is not that of the first pass.
+        """
+        index, intra = info.index, self.outlook.intra
+        if index < len(intra) and info.intra == intra[index]:
+            return index
+        if index < len(intra) and not info.intra:
+            self._waiting = index
+            return index + 1 if index + 1 < len(intra) and not intra[index + 1] else index - 1
+        if index < len(intra) and self._waiting is not None:
+            return self._waiting
+        raise RqlvcError(
+            f"frame {index} is not what the first pass found there: make the first pass again, from the same video "
+            "with the same options."
+        )
 
-    def _next_base(self, info: FrameInfo, context: Context) -> float:
-        frames = len(self.outlook.bits) - info.index
+    def _corrected(self, term: Term, intra: bool) -> Term:
+        """As the first pass errs so far."""
+        return term._replace(log_rate=term.log_rate + self._factors[intra].mean)
+
+    def _next_base(self, info: FrameInfo, frame: Term) -> float:
+        frames = len(self.outlook) - info.index
         average = frames * self.budget.frame_bits
         due = max(average - self.budget.debt, FLOOR_SHARE * average)
-        start = CENTRE if self._base is None else self._base
-        wanted = base_level(self._terms(info, context, start), math.log(due), start, self.limits.maximum + BEYOND)
+        later = self.outlook.terms(self._left[:, info.index + 1])
+        terms = [frame, *(self._corrected(term, column == 0) for column, term in later)]
+        wanted = base_level(terms, due, self.limits)
         rate = max(INTRA_RATE if info.intra else BASE_RATE, END_RATE / frames)
         return wanted if self._base is None else self._base + min(rate, 1.0) * (wanted - self._base)
-
-    def _terms(self, info: FrameInfo, context: Context, start: float) -> list[Term]:
-        """The frame in hand, and of those after it the intra frames, then each slot of the miniGOP.
-
-        ``start``: a base level near which costs are wanted.
-        """
-        state = self._filter
-        terms = [Term(float(context.row(self._offset(info)) @ state.mean), state.slope(context))]
-        intra, *slots = self._left[info.index + 1]
-        if intra:
-            slope = state.slope(Context(True, CENTRE))
-            terms.append(Term(self._cost(intra, True, start, 0.0) - slope * start, slope))
-        for slot, bits in enumerate(slots):
-            if bits:
-                cost = self._cost(
-                    bits, False, start + self._offsets[slot], self._offsets[slot] - self._offsets[slot - 1]
-                )
-                terms.append(Term(cost - state.joint_slope * start, state.joint_slope))
-        return terms
-
-    def _cost(self, bits: float, intra: bool, quality: float, above_reference: float) -> float:
-        """ln bits at ``quality`` of what took ``bits`` in the first pass, if that errs as it did so far."""
-        usual = usual_slope(intra) * (quality - self.outlook.quality)
-        return math.log(bits) + usual + self._filter.dependence * above_reference - self._filter.bias(intra)
