@@ -43,13 +43,13 @@ CODED_BITS, CODED_BITS_PER_STEP = 7.0, 2.5
 """Rough price of a coefficient of the residual that is coded instead."""
 TRUST = 1.0
 """Share of the residual's estimated price that counts against motion's; chosen by trial, and flat around."""
-MOVE_BITS, MOVE_BITS_PER_DOUBLING = 1.0, 2.0
+MOVE_BITS, MOVE_BITS_PER_DOUBLING = 0.5, 1.2
 """Rough price of a component that differs from what its neighbours suggest."""
 SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 8.0, 2.0
 """Rough price of a component of a block that leaves its square's motion."""
 FIRST_BLOCK = 2.5
 """A square's first block is what the others' vectors are differences from: leaving alone is dearer for it."""
-PASSES = (True, False, False, False)
+PASSES = (True, False)
 """Good vectors spread to the neighbours once in each; whether fractions of a sample are then tried around them."""
 WALK = 6  # steps that the search of a square may take at each distance
 
