@@ -206,7 +206,7 @@ def test_two_commands_are_the_two_passes(rqlvc: CommandLine, tmp_path: Path) -> 
     ("options", "reason"),
     [
         (["--pass", "1"], "--pass needs --passlog"),
-        (["--pass", "3", "--passlog", "log"], "1<=x<=2"),
+        (["--pass", "3", "--passlog", "log"], "for '--pass'"),
         (["--pass", "1", "--two-pass", "--passlog", "log"], "leave out --pass"),
         (["--pass", "1", "--passlog", "log", "--rate-schedule", "rates"], "--rate-schedule"),
         (["--pass", "1", "--passlog", "log", "--controller", "pi"], "--controller pi"),
