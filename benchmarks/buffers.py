@@ -10,8 +10,8 @@ second: all windows of a second that begin half a second later or more. ``sizes`
 ``repeats``: whether a glued clip whose rate halves, coded again, gives the same bytes.
 
 Results are kept in RUN under a digest of the clip, the model, the sources and the settings: a stopped run goes on, a
-rerun pays only for what is new, and runs of three sequences each add up to one of all. On one core of 2020 or so a clip
-of 12 seconds takes some 12 seconds.
+rerun pays only for what is new, and runs of three sequences each add up to one of all. A clip of 12
+seconds takes some 12 seconds on one core: all changes 20 minutes, sizes 4.
 """
 
 import argparse
