@@ -218,7 +218,7 @@ def encode(
         whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
         outlook = _outlook(whole, loaded, target, passlog, reuse=pass_number != 1)
         if pass_number == 1:
-            say(f"{len(outlook.bits)} frames seen at quality {outlook.quality:.1f}, noted in {passlog} for --pass 2.")
+            say(f"what {len(outlook)} frames cost is noted in {passlog}, for --pass 2.")
             return
         target = replace(target, outlook=outlook)
     with ExitStack() as stack:
