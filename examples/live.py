@@ -16,7 +16,6 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from rqlvc.cli.rate_options import parse_bitrate
 from rqlvc.codec.registry import load_codec
@@ -27,6 +26,7 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.buffer import Buffer
+from style import BLUE, GREEN, INK, ORANGE, panels, save
 
 BUFFER_SECONDS = 0.25
 WINDOW = 0.5
@@ -79,24 +79,20 @@ def draw(stats: list[FrameStats], bandwidth: list[float], title: str, path: Path
     bits = np.array([each.bits for each in stats], float)
     actual = np.array([bits[(times > time - WINDOW) & (times <= time)].sum() / WINDOW for time in times])
     shown = times >= WINDOW  # before that, the window is not full
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    rate, buffer, quality = figure.subplots(3, 1, sharex=True)
-    figure.suptitle(title)
-    rate.plot(times, np.array(bandwidth) / 1000, color="black", label="target, the bandwidth")
-    rate.plot(times[shown], actual[shown] / 1000, color="tab:blue", label=f"actual, over {WINDOW:g} s")
+    figure, (rate, buffer, quality) = panels(title, 3)
+    rate.step(
+        times, np.array(bandwidth) / 1000, where="post", color=INK, linestyle="--", linewidth=1, label="bandwidth"
+    )
+    rate.plot(times[shown], actual[shown] / 1000, color=BLUE, label=f"actual, over {WINDOW:g} s")
     rate.set_ylabel("kbit/s")
-    rate.legend()
-    buffer.plot(times, [(each.buffer or 0) / 1000 for each in stats], color="tab:green")
-    buffer.set_ylabel("kbit in the decoder's buffer")
+    rate.set_ylim(bottom=0)
+    buffer.plot(times, [(each.buffer or 0) / 1000 for each in stats], color=GREEN)
+    buffer.set_ylabel("kbit in the buffer")
     buffer.set_ylim(bottom=0)
-    quality.plot(times, [each.quality for each in stats], color="tab:orange", label="quality level")
-    quality.set_ylabel("quality level")
-    decibels = quality.twinx()
-    decibels.plot(times, [each.psnr_y for each in stats], color="tab:red", label="PSNR-Y")
-    decibels.set_ylabel("PSNR-Y in dB")
-    quality.set_xlabel("seconds")
-    quality.legend(handles=[*quality.lines, *decibels.lines], loc="lower left")
-    figure.savefig(path, dpi=100)
+    quality.plot(times, [each.quality for each in stats], color=ORANGE, linewidth=1, label="quality level")
+    quality.plot(times, [each.psnr_y for each in stats], color=BLUE, label="PSNR-Y in dB")
+    quality.set_ylabel("quality")
+    save(figure, path)
 
 
 def main() -> None:

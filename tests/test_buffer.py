@@ -235,6 +235,30 @@ def test_a_live_stream_follows_its_bandwidth(name: str, factor: float) -> None:
     assert windows == pytest.approx(factor * rate, rel=0.1)
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("intra_ratio", [7, 15])
+@pytest.mark.parametrize("keyint", [None, 30])  # one intra frame in all, or one in each second
+@pytest.mark.parametrize("end_known", [False, True])
+def test_what_a_scene_cut_cost_does_not_keep_a_stream_from_a_new_rate(
+    factor: float, intra_ratio: float, keyint: int | None, end_known: bool
+) -> None:
+    scenes = (Law(0.05, intra_ratio=intra_ratio), Law(0.1, intra_ratio=intra_ratio))
+    simulation = Simulation(frames=210, scenes=scenes, seed=3)
+    rate = 0.1 * simulation.pixels * simulation.framerate
+    buffer, cut, change = Buffer(rate, rate), 105, Fraction(15, 4)
+    target = RateTarget(bitrate=rate, buffer=buffer, schedule=((change, factor * rate),))
+    stats = encode_simulated(simulation, target, keyint=keyint, end_known=end_known)
+    times = [index / Fraction(simulation.framerate) for index in range(simulation.frames)]
+    assert late(stats, times, buffer, target.schedule) == 0
+    assert not any(each.skipped for each in stats)
+    second = round(simulation.framerate)
+    assert stats[cut].bits > 3 * rate / second  # a quarter of a second before the change
+    bits = np.array([each.bits for each in stats])
+    settled = range(math.ceil((change + Fraction(1, 2)) * second), simulation.frames - second + 1)
+    windows = np.array([bits[start : start + second].sum() for start in settled])
+    assert windows == pytest.approx(factor * rate, rel=0.1)
+
+
 class Floods(ToyCodec):
     """Inter frames from the third on grow beyond any channel."""
 

@@ -23,6 +23,7 @@ from rqlvc.rate.registry import make_controller
 from rqlvc.summary import FrameStats
 from rqlvc.transcode import encode_file
 from simulated_codec import PREDICTED_QUALITIES, Law, Log, Recorded, Simulation, recorded, run
+from test_cli import assert_sentence
 from toy_codec import ToyCodec
 
 SURFACES = Path(__file__).with_name("surfaces.npz")
@@ -163,7 +164,7 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     assert rqlvc("encode", clip, "-o", tmp_path / "a.mkv", *options).returncode == 0
     for source, more, reason in (
         (clip, ["--keyint", "5"], b"keyint 32 instead of 5"),
-        (clip, ["--frames", "9"], b"frames None instead of 9"),
+        (clip, ["--frames", "9"], b"frames unset instead of 9"),
         (clip, ["--gop-weights", "1,2"], b"gop-weights 1,1.3,1,1.65 instead of 1,2"),
         (other, [], b"content"),
     ):
@@ -173,6 +174,69 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     broken = rqlvc("encode", clip, "-o", tmp_path / "c.mkv", *options)
     assert broken.returncode == 1 and b"is no pass log" in broken.stderr
     assert not (tmp_path / "c.mkv").exists()
+
+
+def test_two_commands_are_the_two_passes(rqlvc: CommandLine, tmp_path: Path) -> None:
+    clip, log, out = make_clip(tmp_path / "clip.mkv", frames=40), tmp_path / "log.json", tmp_path / "out.mkv"
+    options = ["--bitrate", "400k", "--codec", "toy", "--keyint", "16"]
+    assert_sentence(
+        rqlvc("encode", clip, "-o", out, *options, "--pass", "2", "--passlog", log), "no pass log", "--pass 1"
+    )
+
+    first = rqlvc("encode", clip, "--pass", "1", "--passlog", log, *options)  # the first pass writes no video
+    assert first.returncode == 0 and b"40 frames" in first.stderr, first.stderr.decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv", "log.json"]
+    second = rqlvc("encode", clip, "-o", out, "--pass", "2", "--passlog", log, *options)
+    assert second.returncode == 0, second.stderr.decode()
+    in_one = tmp_path / "in_one.mkv"
+    assert rqlvc("encode", clip, "-o", in_one, "--two-pass", *options).returncode == 0
+    assert out.read_bytes() == in_one.read_bytes()
+
+    # As users of ffmpeg do it: both commands name the output. A log is replaced only when that is asked for.
+    again = ["encode", clip, "-o", tmp_path / "again.mkv", "--pass", "1", "--passlog", log, *options[:-1], "8"]
+    assert_sentence(rqlvc(*again), "log.json exists", "-y")
+    assert rqlvc(*again, "-y").returncode == 0
+    assert not (tmp_path / "again.mkv").exists()
+    assert json.loads(log.read_text())["intra"] == list(range(0, 40, 8))
+    refused = rqlvc("encode", clip, "-o", tmp_path / "again.mkv", "--pass", "2", "--passlog", log, *options)
+    assert_sentence(refused, "keyint 8 instead of 16")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--pass", "1"], "--pass needs --passlog"),
+        (["--pass", "3", "--passlog", "log"], "for '--pass'"),
+        (["--pass", "1", "--two-pass", "--passlog", "log"], "leave out --pass"),
+        (["--pass", "1", "--passlog", "log", "--rate-schedule", "rates"], "--rate-schedule"),
+        (["--pass", "1", "--passlog", "log", "--controller", "pi"], "--controller pi"),
+        (["--pass", "2", "--passlog", "log"], "say where the coded file goes"),
+        (["--passlog", "log"], "--pass 1"),
+        ([], "say where the coded file goes"),
+    ],
+)
+def test_passes_that_make_no_sense_are_wrong_usage(
+    rqlvc: CommandLine, clip: Path, tmp_path: Path, options: list[str], reason: str
+) -> None:
+    (tmp_path / "rates").write_text("1,200k")
+    placed = [str(tmp_path / option) if option in ("log", "rates") else option for option in options]
+    output = ["-o", tmp_path / "out.mkv"] if options == ["--passlog", "log"] else []
+    refused = rqlvc("encode", clip, *output, *placed, "--bitrate", "300k", "--codec", "toy")
+    assert_sentence(refused, code=2)
+    words = " ".join(refused.stderr.decode().replace("│", " ").split())
+    assert reason in words
+    assert [path.name for path in tmp_path.iterdir()] == ["rates"]
+
+
+def test_a_log_takes_the_place_of_no_other_file(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:
+    content, options = clip.read_bytes(), ["--bitrate", "300k", "--codec", "toy"]
+    out = tmp_path / "out.mkv"
+    for how in (["--pass", "1", "-y"], ["--two-pass", "-o", out]):
+        assert_sentence(rqlvc("encode", clip, *how, *options, "--passlog", clip), "itself")
+        assert_sentence(rqlvc("encode", clip, *how, *options, "--passlog", tmp_path), "is a folder")
+        assert_sentence(rqlvc("encode", clip, *how, *options, "--passlog", tmp_path / "no" / "log"), "create it first")
+    assert_sentence(rqlvc("encode", clip, "--two-pass", "-o", out, *options, "--passlog", out), "itself")
+    assert clip.read_bytes() == content and not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import VideoPacket
 from rqlvc.media.frame import Frame
-from rqlvc.rate.buffer import DROP_BELOW, LARGEST, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.buffer import DROP_BELOW, LARGEST, NEW_RATE, Bucket, Buffer, Policy, fit, lost_credit, plan
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.scenecut import MINIMUM_DISTANCE, novelty_of
 from rqlvc.summary import FrameStats
@@ -94,6 +94,7 @@ class Encoder:
         self._position = 0
         self._dropped = 0  # in succession
         self._credit = 0.0  # bits of the channel that were not spent, as far as they can be
+        self._new_rate = False  # since the frame coded last
 
     def set_rates(
         self, bitrate: float, framerate: float, *, maxrate: float | None = None, time: Fraction | None = None
@@ -101,15 +102,19 @@ class Encoder:
         """From now on another ``bitrate`` (bits per second) and ``framerate`` (frames per second).
 
         The channel of a buffer delivers ``maxrate`` from ``time`` (seconds) on, which are ``bitrate`` and the time of
-        the frame coded last unless told otherwise. The buffer keeps its size in bits. Raises :class:`RqlvcError` for
-        rates that are not positive.
+        the frame coded last unless told otherwise. The buffer keeps its size in bits; where the rate is constant and
+        becomes quite another, what was spent or saved before is forgotten, as the buffer bears it. Raises
+        :class:`RqlvcError` for rates that are not positive.
         """
         self.controller.set_rates(bitrate, framerate)
-        self.frame_rate = framerate
         if self.bucket is not None:
+            old, new = float(self.bucket.rate), bitrate if maxrate is None else maxrate
+            if self.policy == "constant" and self.state is not None and max(new / old, old / new) >= NEW_RATE:
+                self._new_rate, self._credit = True, -old / self.frame_rate
             now = self.bucket if time is None else self.bucket.at(max(time, self.bucket.time))
-            self._credit += float(self.bucket.rate * (now.time - self.bucket.time))
-            self.bucket = now.with_rate(bitrate if maxrate is None else maxrate)
+            self._credit += old * float(now.time - self.bucket.time)
+            self.bucket = now.with_rate(new)
+        self.frame_rate = framerate
 
     def drops(self, time: Fraction) -> bool:
         """Whether a frame at ``time`` (seconds) had better not be coded, so that the buffer recovers; it is counted.
@@ -148,6 +153,7 @@ class Encoder:
 
         seconds = time.perf_counter() - started
         self.index += 1
+        self._new_rate = False
         self.bits_left -= 8 * len(payload)
         if not skipped:
             self.state, self.reconstruction = coded.state, coded.reconstruction
@@ -197,6 +203,7 @@ class Encoder:
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
             novelty=novelty,
+            new_rate=self._new_rate,
             points=self._points(frame, intra),
         )
         decision = self.controller.decide(info)

@@ -163,7 +163,15 @@ def read_passlog(path: Path, settings: Settings) -> Outlook:
     different = [name for name, value in settings.items() if known.get(name) != value]
     if different:
         told = ", ".join(
-            name if name == "content" else f"{name} {known.get(name)} instead of {settings[name]}" for name in different
+            name if name == "content" else f"{name} {_said(known.get(name))} instead of {_said(settings[name])}"
+            for name in different
         )
-        raise RqlvcError(f"the pass log {path} is of another first pass ({told}): remove it, or name another.")
+        raise RqlvcError(
+            f"the pass log {path} is of another first pass ({told}): remove it and make it again, or name another with "
+            "--passlog."
+        )
     return outlook
+
+
+def _said(value: str | int | None) -> str:
+    return "unset" if value is None else str(value)

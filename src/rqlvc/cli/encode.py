@@ -43,6 +43,7 @@ from rqlvc.cli.rate_options import (
     decoder_buffer,
     rate_target,
 )
+from rqlvc.errors import RqlvcError
 
 if TYPE_CHECKING:
     from rqlvc.codec.protocol import Codec
@@ -57,7 +58,15 @@ LOW_LATENCY_SECONDS = 0.25
 
 def encode(
     source: Annotated[str, typer.Argument(metavar="IN", help="Any video file, y4m, raw 4:2:0, or - for y4m on stdin.")],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="Matroska file, or - for stdout.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="Matroska file, or - for stdout. Not with --pass 1, which writes none.",
+        ),
+    ] = None,
     quality: Quality = None,
     bitrate: Bitrate = None,
     target_size: TargetSize = None,
@@ -94,11 +103,21 @@ def encode(
             "size, steadier and nearer to it.",
         ),
     ] = False,
+    pass_number: Annotated[
+        int | None,
+        typer.Option(
+            "--pass",
+            min=1,
+            max=2,
+            metavar="1|2",
+            help="One of the two passes alone, in a command of its own: 1 only writes --passlog, 2 needs it.",
+        ),
+    ] = None,
     passlog: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="With --two-pass: keep what the first pass finds here. Where the file is there, it is the first pass.",
+            help="What the first pass finds. With --two-pass it is kept here; where it is there, it is the first pass.",
         ),
     ] = None,
     frames: FrameCount = None,
@@ -132,9 +151,13 @@ def encode(
     Audio and subtitles are copied. Ctrl-C keeps the frames coded so far, in OUT.part.mkv for OUT.mkv.
     """
     check_one_target(quality, bitrate, target_size)
+    if pass_number is not None and two_pass:
+        raise typer.BadParameter("--two-pass makes both passes: leave out --pass.")
+    if pass_number is not None and passlog is None:
+        raise typer.BadParameter("--pass needs --passlog FILE, which the first pass writes and the second reads.")
+    two_pass = two_pass or pass_number is not None or controller == "two-pass"
     if two_pass and controller not in (None, "two-pass"):
-        raise typer.BadParameter(f"--two-pass has a controller of its own: leave out --controller {controller}.")
-    two_pass = two_pass or controller == "two-pass"
+        raise typer.BadParameter(f"two passes have a controller of their own: leave out --controller {controller}.")
     controller = "two-pass" if two_pass else controller
     if low_latency:
         if bitrate is None or keyint is not None:
@@ -146,7 +169,11 @@ def encode(
         rate_options: dict[str, object] = {"--rate-schedule": rate_schedule, "--max-drops": max_drops or None}
         rate_options |= {"--min-quality": min_quality, "--max-quality": max_quality, "--gop-weights": gop_weights}
         check_quality_alone(controller, rate_options | {"--rqnet": rqnet})
-    if Path(output).suffix.lower() not in ("", ".mkv"):
+    if pass_number == 1:
+        output = str(passlog)
+    elif output is None:
+        raise typer.BadParameter("say where the coded file goes: -o OUT.mkv, or -o - for stdout.")
+    elif Path(output).suffix.lower() not in ("", ".mkv"):
         raise typer.BadParameter(f"the coded file is Matroska: give it a name that ends in .mkv, not {output}.")
     target = None
     if quality is None or buffer is not None:
@@ -163,14 +190,19 @@ def encode(
             gop_weights,
             rqnet,
         )
-    if two_pass and (target is None or quality is not None or low_latency or source == PIPE or rqnet is not None):
+    live = low_latency or rate_schedule is not None or max_drops
+    if two_pass and (target is None or quality is not None or live or source == PIPE or rqnet is not None):
         raise typer.BadParameter(
-            "two passes read a file twice, to meet --bitrate or --target-size: no pipe, no --quality, --low-latency "
-            "or --rqnet."
+            "two passes read a file twice, to meet one --bitrate or --target-size: no pipe, no --quality, "
+            "--low-latency, --rate-schedule, --max-drops or --rqnet."
         )
     if passlog is not None and not two_pass:
-        raise typer.BadParameter("--passlog goes with --two-pass.")
+        raise typer.BadParameter("--passlog goes with --two-pass, --pass 1 or --pass 2.")
     check_files(source, output, overwrite=overwrite, json=json)
+    if passlog is not None and pass_number != 1:
+        if pass_number == 2 and not passlog.exists():
+            raise RqlvcError(f"there is no pass log {passlog}: make it with --pass 1.")
+        check_output(str(passlog), overwrite=True, inputs=(source, output))
     if stats is not None:
         check_output(stats, overwrite=overwrite, inputs=(source, output))
 
@@ -184,7 +216,11 @@ def encode(
         from rqlvc.first_pass import Source
 
         whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
-        target = replace(target, outlook=_outlook(whole, loaded, target, passlog))
+        outlook = _outlook(whole, loaded, target, passlog, reuse=pass_number != 1)
+        if pass_number == 1:
+            say(f"what {len(outlook)} frames cost is noted in {passlog}, for --pass 2.")
+            return
+        target = replace(target, outlook=outlook)
     with ExitStack() as stack:
         stats_file = None if stats is None else stack.enter_context(open(stats, "w", encoding="utf-8", buffering=1))
         progress = stack.enter_context(Progress("encode"))
@@ -227,12 +263,12 @@ def encode(
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Path | None) -> "Outlook":
-    """The first pass: from its log where that is there, made and kept there where not."""
+def _outlook(source: "Source", codec: "Codec", target: "RateTarget", passlog: Path | None, *, reuse: bool) -> "Outlook":
+    """The first pass: from its log where that is there and may be reused, else made and kept there."""
     from rqlvc.first_pass import make_first_pass, read_passlog, write_passlog
 
     settings = source.settings(codec, target)
-    if passlog is not None and passlog.exists():
+    if reuse and passlog is not None and passlog.exists():
         return read_passlog(passlog, settings)
     with Progress("first pass") as progress:
         outlook = make_first_pass(source, codec, target, partial(_show, progress))

@@ -159,6 +159,8 @@ class BitBudget:
 
     def target(self, info: FrameInfo) -> float:
         """Bits for this frame, always positive (Eqs. 7 and 8)."""
+        if info.new_rate:
+            self.coded = self._planned = self._entitled
         left = self.frames_left(info)
         period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
         slot = self.pattern.slot(info.position)

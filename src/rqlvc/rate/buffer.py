@@ -32,6 +32,9 @@ EASY = 0.5
 """With a capped quality: part of the buffer that is never spent to keep the quality up when the cap is near."""
 USABLE = 0.7
 """Credit that would need the buffer to fall below this part is not saved: the channel lost it while it idled."""
+NEW_RATE = 1.25
+"""A constant rate that rises or falls by this factor begins anew: debt and credit of the old rate, paid back at the new
+one, would keep it from its target, and the buffer bears them anyway."""
 DROP_BELOW = 0.2
 """A frame whose time comes with less than this part in the buffer is dropped, where frames may be."""
 TRIES = 4
