@@ -151,12 +151,17 @@ def test_a_sweep_is_the_same_on_a_cluster(rqlvc: CommandLine, cluster: str, tmp_
 
 @pytest.mark.slow
 def test_a_collection_is_the_same_on_a_cluster(rqlvc: CommandLine, cluster: str, tmp_path: Path) -> None:
+    check_collections(rqlvc, tmp_path, "--engine", "ray", "--address", cluster)
+
+
+def test_a_collection_is_the_same_from_two_processes(rqlvc: CommandLine, tmp_path: Path) -> None:
+    check_collections(rqlvc, tmp_path, "--jobs", "2")
+
+
+def check_collections(rqlvc: CommandLine, tmp_path: Path, *spread: str) -> None:
     (tmp_path / "data").mkdir()
     make_clip(tmp_path / "data" / "clip.mkv", width=96, height=80, frames=20)
-    runs = {
-        "ray": ("--engine", "ray", "--address", cluster),
-        "here": ("--device", "cpu", "--threads", "1"),
-    }
+    runs = {"there": spread, "here": ("--device", "cpu", "--threads", "1")}
     for name, options in runs.items():
         collect = ("collect", "--videos", tmp_path / "data", "--out", tmp_path / name, "--codec", "toy")
         result = rqlvc(*collect, "--samples", "150", *options)

@@ -23,12 +23,13 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all choices.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes of this machine.  [default: 1]")] = None,
     engine: EngineName = "processes",
     address: Address = "auto",
 ) -> None:
     """Collect what frames really cost at four quality levels, for 'rqlvc train rqnet'.
 
-    One process does it here; '--engine ray' spreads it over a cluster, on CPUs, one thread each, with the results of
+    '--jobs N' and '--engine ray' spread it over processes or a cluster, on CPUs, one thread each, with the results of
     '--device cpu --threads 1'.
 
     Keep the clips that you measure on out of the folder. Ctrl-C and kills lose seconds: go on with --resume.
@@ -36,12 +37,12 @@ def collect(
     import time
 
     from rqlvc.codec.registry import load_codec
-    from rqlvc.parallel import Processes
-    from rqlvc.training.collect import Cluster
+    from rqlvc.training.collect import Workers
     from rqlvc.training.collect import collect as run
 
-    parallel = open_engine(engine, address, None if engine == "ray" else 1)
-    if engine == "ray":
+    spread = engine == "ray" or (jobs or 1) > 1
+    workers = Workers(open_engine(engine, address, jobs), model) if spread else None
+    if spread:
         device, threads = "cpu", 1
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     started = time.monotonic()
@@ -62,7 +63,7 @@ def collect(
             minutes=minutes,
             seed=seed,
             resume=resume,
-            cluster=None if isinstance(parallel, Processes) else Cluster(parallel, model),
+            workers=workers,
             on_shard=on_shard,
         )
     except KeyboardInterrupt:

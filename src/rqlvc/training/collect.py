@@ -30,7 +30,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
-from rqlvc.parallel import RayCluster, spread
+from rqlvc.parallel import Engine, spread
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import MAPS, QUALITY_LEVELS, ActivityMaps, context_scalars, padded_pixels
 
@@ -94,16 +94,16 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """Where to collect instead of here. ``weights`` are the codec's, where not those that come with it."""
+class Workers:
+    """Who collects instead of this process. ``weights`` are the codec's, where not those that come with it."""
 
-    engine: RayCluster
+    engine: Engine
     weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _ShardOrder:
-    """A shard for another machine."""
+    """A shard for another process."""
 
     sources: tuple[_Source, ...]
     codec: str
@@ -128,13 +128,13 @@ def collect(
     minutes: float | None = None,
     seed: int = 0,
     resume: bool = False,
-    cluster: Cluster | None = None,
+    workers: Workers | None = None,
     on_shard: Callable[[Collection], None] = lambda collection: None,
 ) -> Collection:
     """Fill the folder ``out`` with ``samples`` samples (or a few more) of ``codec``'s bits on the clips of ``videos``.
 
     Stops after the first new shard that ends past ``minutes``. ``resume`` goes on with what ``out`` holds. About 9 kB a
-    sample. ``cluster`` does the encodes elsewhere, on CPUs with one thread, and ``codec`` only says with what; the
+    sample. ``workers`` do the encodes, on CPUs with one thread each, and ``codec`` only says with what; the
     samples are those of one thread here. Raises :class:`RqlvcError` when there is nothing to collect from, when ``out``
     holds a collection and ``resume`` is not given, and when it was made with another codec, seed or set of clips.
     """
@@ -145,8 +145,8 @@ def collect(
     missing = (number for number in itertools.count() if not _shard_path(out, number).exists())
     with contextlib.closing(
         _shards_here(sources, codec, seed, missing)
-        if cluster is None
-        else _shards_there(sources, codec, seed, missing, cluster)
+        if workers is None
+        else _shards_there(sources, codec, seed, missing, workers)
     ) as made:
         while done.samples < samples:
             path = _shard_path(out, shard)
@@ -174,14 +174,14 @@ def _shards_here(
 
 
 def _shards_there(
-    sources: Sequence[_Source], codec: Codec, seed: int, shards: Iterable[int], cluster: Cluster
+    sources: Sequence[_Source], codec: Codec, seed: int, shards: Iterable[int], workers: Workers
 ) -> Generator[list[Sample], None, None]:
     """In order, though they come as they are done: a collection that is stopped has no gaps."""
     orders, numbers = itertools.tee(
-        _ShardOrder(tuple(sources), codec.name, codec.identity, cluster.weights, seed, shard) for shard in shards
+        _ShardOrder(tuple(sources), codec.name, codec.identity, workers.weights, seed, shard) for shard in shards
     )
     early: dict[int, list[Sample]] = {}
-    with contextlib.closing(spread(_run_shard, orders, cluster.engine)) as results:
+    with contextlib.closing(spread(_run_shard, orders, workers.engine)) as results:
         for order in numbers:
             while order.shard not in early:
                 done, samples = next(results)
