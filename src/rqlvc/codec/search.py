@@ -45,7 +45,7 @@ TRUST = 1.0
 """Share of the residual's estimated price that counts against motion's; chosen by trial, and flat around."""
 MOVE_BITS, MOVE_BITS_PER_DOUBLING = 0.5, 1.2
 """Rough price of a component that differs from what its neighbours suggest."""
-SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 4.0, 1.5
+SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 2.0, 1.0
 """Rough price of a component of a block that leaves its square's motion."""
 FIRST_BLOCK = 2.5
 """A square's first block is what the others' vectors are differences from: leaving alone is dearer for it."""
