@@ -27,7 +27,7 @@ laws = st.builds(
     intra_ratio=st.floats(2, 15),
 )
 
-usual_laws = st.builds(Law, bits_per_pixel=st.floats(0.06, 0.2), slope=st.floats(0.055, 0.09))
+usual_laws = st.builds(Law, bits_per_pixel=st.floats(0.03, 0.1), slope=st.floats(0.055, 0.09))
 
 
 def simulated(examples: int) -> settings:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import BINS, LOG_STEP, SCALE_MIN, Coder
+from rqlvc.codec.entropy import BINS, LOG_STEP, SCALE_MIN, SKIP_BIN, Coder
 from rqlvc.codec.integer import (
     LATENT_UNIT,
     IntegerConv,
@@ -255,8 +255,8 @@ class LatentPrior(nn.Module):
             mean = parameters.mean
             if block.neighbours is not None:
                 mean = mean + _rows(block.neighbours(decoded[:, self.low].detach())).index_select(1, block.squares)
-            if self.whole:
-                mean = round_half_up(mean / LATENT_UNIT) * LATENT_UNIT
+            if self.whole:  # and nothing where nothing is coded, for there it could not be corrected
+                mean = round_half_up(mean / LATENT_UNIT) * LATENT_UNIT * (parameters.bins > SKIP_BIN)
             means.append(mean.flatten(1))
             bins.append(parameters.bins.flatten(1))
         value = None if values is None else torch.cat([block.of(values).flatten(1) for block in blocks], dim=1)

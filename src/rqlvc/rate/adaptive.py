@@ -35,7 +35,7 @@ CENTRE = QUALITY_MAX / 2
 LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.16
 SLOPE_PRIOR, SLOPE_WALK = 0.02, 0.0007
 BIAS_PRIOR, BIAS_WALK = 0.27, 0.04
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.021, 0.003, 0.0002
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.022, 0.003, 0.0002
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.38, 0.005
 """Of the offset of intra frames."""
@@ -96,7 +96,7 @@ class RateFilter:
         self, inter: LogarithmicModel, intra: LogarithmicModel, predicted_slope_noise: float = PREDICTED_SLOPE_NOISE
     ) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
-        slopes = 1 / inter.alpha - DEPENDENCE_MEAN, 1 / intra.alpha
+        slopes = 1 / inter.alpha, 1 / intra.alpha
         self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level])
         self.covariance = _diagonal(LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR)
         self._prior = np.diag(self.covariance)

@@ -9,11 +9,11 @@ import math
 
 from rqlvc.rate.models import LogarithmicModel
 
-INTER = LogarithmicModel(alpha=17.6, beta=80.7)
-INTRA = LogarithmicModel(alpha=21.4, beta=37.4)
+INTER = LogarithmicModel(alpha=14.1, beta=76.4)
+INTRA = LogarithmicModel(alpha=21.4, beta=38.3)
 
 
-INTRA_RATIO, NOVELTY_POWER = 4.7, -0.74
+INTRA_RATIO, NOVELTY_POWER = 6.1, -0.73
 """Bits of an intra frame over those of a mean inter frame after it, at one level, are about ratio * novelty ** power:
 least squares on the groups of pictures of the same sequences (the ratio runs from 4 to 49; half a unit of its logarithm
 remains unexplained)."""
