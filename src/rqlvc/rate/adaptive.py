@@ -92,9 +92,7 @@ class Context:
 class RateFilter:
     """The Kalman filter."""
 
-    def __init__(
-        self, inter: LogarithmicModel, intra: LogarithmicModel, predicted_slope_noise: float = PREDICTED_SLOPE_NOISE
-    ) -> None:
+    def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha, 1 / intra.alpha
         self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level])
@@ -102,26 +100,11 @@ class RateFilter:
         self._prior = np.diag(self.covariance)
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK)
         self._predicted_variance = PREDICTED_NOISE**2
-        self._predicted_slope_noise = predicted_slope_noise
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET)
-
-    @property
-    def joint_slope(self) -> float:
-        """d ln R / dQ of inter frames when their references change with them."""
-        return possible_slope(float(self.mean[_SLOPE]))
 
     def slope(self, context: Context) -> float:
         """d ln R / dQ of a frame alone."""
         return possible_slope(float(context.slope_row() @ self.mean))
-
-    def bias(self, intra: bool) -> float:
-        """ln bits that predictions are too high."""
-        return float(self.mean[_BIAS + intra])
-
-    @property
-    def dependence(self) -> float:
-        """d ln R / dQ of an inter frame above its reference, beyond the joint slope."""
-        return float(self.mean[_DEPENDENCE])
 
     def expect_new_content(self) -> None:
         """What was learnt of the level is of little use."""
@@ -146,7 +129,7 @@ class RateFilter:
     def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
         """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""
         row = context.slope_row()
-        self._correct(row, *self._innovation(row, slope, self._predicted_slope_noise))
+        self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
         row = context.row(quality)
         row[_BIAS + context.intra] = 1.0
         noise = math.sqrt(self._predicted_variance)
