@@ -20,7 +20,6 @@ from rqlvc.errors import RqlvcError
 FORMAT = "rqlvc-codec-3"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
 _TABLES = "tables"
-_CONTEXTS = "motion_contexts"
 _IDENTITY_DIGITS = 16
 
 
@@ -44,8 +43,9 @@ def write_weights(path: Path, model: VideoModel, frequencies: npt.NDArray[np.int
     for name, value in model.state_dict().items():
         if name in integer:
             value = integer[name].integer_weight() * 2.0 ** -integer[name].shift
-        tensors[name] = (value.half() if value.dim() == 4 else value.float()).contiguous().cpu()
-    tensors[_CONTEXTS] = model.motion_contexts.cpu()
+        if value.is_floating_point():  # motion's contexts are integers
+            value = value.half() if value.dim() == 4 else value.float()
+        tensors[name] = value.contiguous().cpu()
     tensors[_TABLES] = torch.from_numpy(frequencies)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
     data = save(tensors, metadata)
@@ -73,7 +73,7 @@ def read_weights(path: Path = DEFAULT_WEIGHTS) -> Weights:
         raise RqlvcError(f"{path} holds probability tables of another size: it belongs to another version.")
     model = VideoModel(ModelConfig(**json.loads(metadata["config"])))
     try:
-        model.load_state_dict({name: value if name == _CONTEXTS else value.float() for name, value in tensors.items()})
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's networks: {error}") from error
     return Weights(model.eval(), Tables(frequencies), identity)

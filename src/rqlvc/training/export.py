@@ -38,8 +38,8 @@ def export(
     # As long and large as the material allows; what a stage could train on can also be measured.
     length = min(6, max(len(clip.luma) for clip in videos))
     size = min(192, *(min(clip.luma.shape[-2:]) // BLOCK * BLOCK for clip in [*videos, *photos]))
-    for share in (1, 2):  # what the contexts expect decides what is coded: once to find out, and once with that
-        groups = batches(videos, photos, 4, length, size, photo_share=0.2, seed=share)
+    for seed in (1, 2):  # what the contexts expect decides what is coded: once to find out, and once with that
+        groups = batches(videos, photos, 4, length, size, photo_share=0.2, seed=seed)
         counts = measure(model, groups, -(-rounds // 2), device)
         model.motion_contexts.copy_(torch.from_numpy(contexts_from(counts.decisions)))
     path.parent.mkdir(parents=True, exist_ok=True)
