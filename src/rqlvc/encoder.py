@@ -215,13 +215,11 @@ class Encoder:
             quality, room = planned.quality, min(room, math.floor(bucket.fullness))
             preferred = min(preferred, float(bucket.fullness) if frames_left == 1 else LARGEST * float(bucket.fullness))
             left = None if planned.bits is None else float(bucket.fullness) - planned.bits
-        if frames_left is not None and frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
-            due = self.bits_left if frames_left == 1 else decision.target_bits or 0.0
-            preferred = min(preferred, due if frames_left == 1 else LAST_EXCESS * due)
+        landing = self._landing(frames_left, intra, decision.target_bits or 0.0)
+        if landing is not None:
+            due, most = landing
+            preferred = min(preferred, most)
             least = LAST_USE * min(due, preferred)
-        elif self.lands and (frames_left or math.inf) <= LANDING_FRAMES and not intra and decision.target_bits:
-            preferred = min(preferred, LAST_EXCESS * decision.target_bits)
-            least = LAST_USE * min(decision.target_bits, preferred)
         tries: dict[float, EncodedFrame] = {}
 
         def cost(level: float) -> int:
@@ -238,6 +236,17 @@ class Encoder:
         level = None if level is None else carried_quality(level)
         coded = tries[lowest if level is None else level]
         return _Attempt(info, decision, level, coded, encodes + len(tries), left)
+
+    def _landing(self, frames_left: int | None, intra: bool, target_bits: float) -> tuple[float, float] | None:
+        """Of one of the last frames, where they are coded until they fit: the bits that are due, and the most it may
+        take. None for other frames."""
+        if frames_left is None:
+            return None
+        if frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
+            return (self.bits_left,) * 2 if frames_left == 1 else (target_bits, LAST_EXCESS * target_bits)
+        if self.lands and frames_left <= LANDING_FRAMES and not intra and target_bits:
+            return target_bits, LAST_EXCESS * target_bits
+        return None
 
     def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""
