@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant
-from rqlvc.rate.registry import CONTROLLERS, make_controller
-from simulated_codec import SEQUENCES, Log, Simulation, run
+from rqlvc.rate.registry import CONTROLLERS
+from simulated_codec import SEQUENCES, Log, Simulation, controller_for, run
 
 LEVELS = (10.0, 27.0, 43.0, 60.0)
 
@@ -31,13 +31,7 @@ def excess(log: Log, simulation: Simulation) -> float:
 
 def measure(name: str, simulation: Simulation, level: float, points: str) -> tuple[Log, float]:
     total = float(run(Constant(level), simulation, points="none").bits.sum())
-    controller = make_controller(
-        name,
-        bitrate=total * simulation.framerate / simulation.frames,
-        framerate=simulation.framerate,
-        pixels=simulation.pixels,
-        total_frames=simulation.frames,
-    )
+    controller = controller_for(name, simulation, total, total_frames=simulation.frames)
     return run(controller, simulation, points=points), total
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from rqlvc.codec.protocol import EncodedFrame
 from rqlvc.media.frame import Frame
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.registry import make_controller
 
 CENTRE = 31.5
 PREDICTED_QUALITIES = (10.0, 27.0, 43.0, 60.0)
@@ -207,6 +208,12 @@ class Log:
         """Mean |bits - target| / target over the inter frames (of the first ``frames``) whose level met no limit."""
         free = (~self.intra & (self.quality > QUALITY_MIN) & (self.quality < QUALITY_MAX))[:frames]
         return float(np.mean(np.abs(self.bits / self.target - 1)[:frames][free])) if free.any() else 0.0
+
+
+def controller_for(name: str, simulation: Simulation | Recorded, total: float, **options: object) -> Controller:
+    """The controller ``name`` with ``total`` bits for the whole of ``simulation``."""
+    bitrate = total * simulation.framerate / simulation.frames
+    return make_controller(name, bitrate=bitrate, framerate=simulation.framerate, pixels=simulation.pixels, **options)
 
 
 def run(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.constant import Constant
-from rqlvc.rate.protocol import Controller, FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
-from simulated_codec import SEQUENCES, Law, Simulation, run
+from simulated_codec import SEQUENCES, Law, Simulation, controller_for, run
 
 NAMES = [name for name, entry in CONTROLLERS.items() if entry.factory is not None]
 POINTS = {"none": "none", "optional": "predicted", "predicted": "predicted", "encoded": "encoded"}
@@ -33,11 +33,6 @@ usual_laws = st.builds(Law, bits_per_pixel=st.floats(0.03, 0.1), slope=st.floats
 def simulated(examples: int) -> settings:
     """The same examples on every machine: these properties are statistical, and a failure must be repeatable."""
     return settings(deadline=None, derandomize=True, max_examples=examples)
-
-
-def controller_for(name: str, simulation: Simulation, total: float, **options: object) -> Controller:
-    bitrate = total * simulation.framerate / simulation.frames
-    return make_controller(name, bitrate=bitrate, framerate=simulation.framerate, pixels=simulation.pixels, **options)
 
 
 def points_of(name: str) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rqlvc.rate.constant import Constant
-from rqlvc.rate.registry import CONTROLLERS, make_controller
-from simulated_codec import PREDICTED_QUALITIES, Log, Recorded, recorded, run
+from rqlvc.rate.registry import CONTROLLERS
+from simulated_codec import PREDICTED_QUALITIES, Log, Recorded, controller_for, recorded, run
 
 SURFACES = Path(__file__).with_name("surfaces.npz")
 
@@ -21,13 +21,7 @@ def sequences() -> Mapping[str, Recorded]:
 def play(sequence: Recorded, name: str, level: float) -> tuple[Log, float]:
     """The controller at the bits of a constant level, and these bits."""
     total = float(run(Constant(level), sequence).bits.sum())
-    controller = make_controller(
-        name,
-        bitrate=total * sequence.framerate / sequence.frames,
-        framerate=sequence.framerate,
-        pixels=sequence.pixels,
-        total_frames=sequence.frames,
-    )
+    controller = controller_for(name, sequence, total, total_frames=sequence.frames)
     points = {"optional": "predicted"}.get(CONTROLLERS[name].points, CONTROLLERS[name].points)
     return run(controller, sequence, points=points), total
 

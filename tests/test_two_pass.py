@@ -22,7 +22,7 @@ from rqlvc.rate.protocol import QualityRange
 from rqlvc.rate.registry import make_controller
 from rqlvc.summary import FrameStats
 from rqlvc.transcode import encode_file
-from simulated_codec import PREDICTED_QUALITIES, Law, Log, Recorded, Simulation, recorded, run
+from simulated_codec import PREDICTED_QUALITIES, Law, Log, Recorded, Simulation, controller_for, recorded, run
 from test_cli import assert_sentence
 from toy_codec import ToyCodec
 
@@ -45,15 +45,7 @@ def first_pass(simulation: Simulation | Recorded, total: float) -> tuple[Outlook
 
 
 def play(simulation: Simulation | Recorded, name: str, outlook: Outlook | None, total: float) -> Log:
-    controller = make_controller(
-        name,
-        bitrate=total * simulation.framerate / simulation.frames,
-        framerate=simulation.framerate,
-        pixels=simulation.pixels,
-        total_frames=simulation.frames,
-        outlook=outlook,
-    )
-    return run(controller, simulation)
+    return run(controller_for(name, simulation, total, total_frames=simulation.frames, outlook=outlook), simulation)
 
 
 def both(simulation: Simulation, quality: float) -> tuple[Log, Log, float]:
