@@ -1,7 +1,7 @@
 """What controllers believe of the codec before they have seen a frame.
 
 The RQ-LVC paper starts its baselines from "averages over the first frames" of its sequences; these constants are that
-average for the built-in codec, as Q = alpha * ln(bits per pixel) + beta: means of the lines through nine constant
+average for the built-in codec, as Q = alpha * ln(bits per pixel) + beta: means of the lines through six constant
 levels of twelve sequences (``benchmarks/surfaces.py``), of the first frame for intra and of all inter frames.
 """
 
@@ -15,7 +15,7 @@ INTRA = LogarithmicModel(alpha=21.4, beta=38.3)
 
 INTRA_RATIO, NOVELTY_POWER = 6.1, -0.73
 """Bits of an intra frame over those of a mean inter frame after it, at one level, are about ratio * novelty ** power:
-least squares on the groups of pictures of the same sequences (the ratio runs from 4 to 49; half a unit of its logarithm
+least squares on the groups of pictures of the same sequences (the ratio runs from 7 to 66; half a unit of its logarithm
 remains unexplained)."""
 
 
