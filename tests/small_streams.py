@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conftest import moving_picture
-from rqlvc.codec.entropy import build_tables
+from rqlvc.codec.entropy import Kind, Mixers, new_mixer
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.codec.neural import CodecState, NeuralCodec, load
 from rqlvc.codec.protocol import EncodedFrame
@@ -38,13 +39,18 @@ def untrained(config: ModelConfig | None = None) -> VideoModel:
     return model
 
 
+def new_mixers() -> Mixers:
+    """That know nothing."""
+    return {kind: new_mixer(kind) for kind in get_args(Kind)}
+
+
 @cache
 def weights_path() -> Path:
     """The shipped weights; before they exist, those of an untrained model."""
     if SHIPPED:
         return DEFAULT_WEIGHTS
     path = Path(_scratch.name) / "codec.safetensors"
-    write_weights(path, untrained(), build_tables())
+    write_weights(path, untrained(), new_mixers())
     return path
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import same_picture
-from rqlvc.codec.entropy import MotionContext, build_tables
+from rqlvc.codec.entropy import MotionContext
 from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel
 from rqlvc.codec.model import ModelConfig
 from rqlvc.codec.neural import NeuralCodec, load
@@ -30,6 +30,7 @@ from small_streams import (
     encode_stream,
     moving_frames,
     neural_codec,
+    new_mixers,
     psnr,
     symbols_of,
     untrained,
@@ -178,7 +179,7 @@ def test_the_range_of_rates_is_wide(codec: NeuralCodec) -> None:
 )
 def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
-    identity = write_weights(path, untrained(config), build_tables())
+    identity = write_weights(path, untrained(config), new_mixers())
     codec = load(device="cpu", weights=path, bfloat16=False)
     assert codec.identity == identity and codec.model.config == config
     stream = encode_stream(codec, moving_frames(48, 64, 4), (40.0, 10.0, 60.0, 30.0))

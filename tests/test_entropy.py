@@ -1,40 +1,30 @@
-"""Latents to bits and back: tables, escapes, the three coders side by side, and what their bit counts are worth."""
+"""Latents to bits and back: symbols and contexts, the estimate beside the real coder, and what bit counts are worth."""
 
-from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rqlvc.codec.entropy import (
-    BINS,
-    ESCAPE_LIMIT,
-    LOG_STEP,
-    SCALE_MIN,
-    SKIP_BIN,
-    SYMBOL_LIMIT,
-    TABLE_TOTAL,
-    Counts,
-    Estimator,
-    Reader,
-    Tables,
-    Writer,
-    build_tables,
-    support,
-)
+from rqlvc.codec.binary import ONE, reader, writer
+from rqlvc.codec.coefficients import SYMBOL_LIMIT
+from rqlvc.codec.entropy import Estimator, Kind, PacketCoder, Place
 from rqlvc.codec.integer import LATENT_UNIT
+from rqlvc.codec.laplace import BINS, SKIP_BIN, bin_scales
+from rqlvc.codec.mixing import INPUTS, Decision, Mixer, fresh_mixer, learn, predict
 from rqlvc.codec.neural import NeuralCodec
 from rqlvc.codec.planes import from_frame
-from rqlvc.errors import RqlvcError
-from small_streams import encode_stream, moving_frames, neural_codec
+from small_streams import encode_stream, moving_frames, neural_codec, new_mixers
 
-LAPLACE = Tables(build_tables())
 HEADER_BITS = 11 * 8
 FLUSH_BITS = 64
-"""What the range coder may add at the end: the words of its state."""
+"""What the range coder may add at the end: the bytes of its state."""
+FRESH = new_mixers()
+unhurried = settings(deadline=None)  # the first call compiles
 
 
 @pytest.fixture(scope="module")
@@ -42,160 +32,192 @@ def codec() -> NeuralCodec:
     return neural_codec()
 
 
-def halves(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The even columns of all, then the odd ones: what is coded at once need not be all."""
-    for start in range(2):
-        yield tuple(tensor[..., start::2] for tensor in tensors)
+def place(kind: Kind, height: int, width: int, last: torch.Tensor | None = None) -> Place:
+    """All latents of a frame."""
+    channels = 24 if kind.endswith("hyper") else 96
+    return Place(kind, (height, width), torch.arange(height * width), torch.arange(channels), last)
 
 
-def check_tables(tables: np.ndarray) -> None:
-    assert tables.shape == (BINS, 2 * SYMBOL_LIMIT + 2)
-    assert (tables.sum(1) == TABLE_TOTAL).all()
-    for index, row in enumerate(tables):
-        limit = support(index)
-        inside = row[SYMBOL_LIMIT - limit : SYMBOL_LIMIT + limit + 1]
-        assert inside.min() >= 1 and row[-1] >= 1
-        assert inside.sum() + row[-1] == TABLE_TOTAL  # so nothing outside the support
+def halves(where: Place) -> list[Place]:
+    """The same in two steps, as on a checkerboard."""
+    return [where._replace(squares=where.squares[start::2]) for start in range(2)]
 
 
-def test_laplace_tables_are_sound() -> None:
-    tables = build_tables()
-    check_tables(tables)
-    zeros = tables[:, SYMBOL_LIMIT]
-    assert (np.diff(zeros) < 0).all()  # wider bins put less on zero
+def writing() -> PacketCoder:
+    return PacketCoder(writer(10**6), FRESH)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 1000, 10**9]))
-@settings(max_examples=20, deadline=None)
-def test_measured_tables_are_sound(seed: int, largest: int) -> None:
-    histogram = np.random.default_rng(seed).integers(0, largest + 1, (BINS, SYMBOL_LIMIT + 1))
-    tables = build_tables(histogram)
-    check_tables(tables)
-    Tables(tables)
-
-
-def test_measured_tables_follow_what_was_measured() -> None:
-    """Bin 40 holding nothing but +-3 makes +-3 cheap there and leaves the other bins alone."""
-    histogram = np.zeros((BINS, SYMBOL_LIMIT + 1), np.int64)
-    histogram[40, 3] = 10**6
-    tables, plain = build_tables(histogram), build_tables()
-    assert tables[40, SYMBOL_LIMIT + 3] + tables[40, SYMBOL_LIMIT - 3] > 0.9 * TABLE_TOTAL
-    assert np.array_equal(np.delete(tables, 40, 0), np.delete(plain, 40, 0))
-
-
-@pytest.mark.parametrize("damage", ["zero", "sum"])
-def test_broken_tables_are_refused(damage: str) -> None:
-    tables = build_tables()
-    tables[20, SYMBOL_LIMIT] += 1
-    if damage == "zero":
-        tables[20, SYMBOL_LIMIT + 1] = 0
-    with pytest.raises(RqlvcError, match="weights file"):
-        Tables(tables)
-
-
-symbols = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.integers(-ESCAPE_LIMIT, ESCAPE_LIMIT))
-shape = (1, 3, 4, 5)
+# --- mixing ---------------------------------------------------------------------------------------------------------
 
 
 @given(
-    arrays.arrays(np.int32, shape, elements=symbols),
-    arrays.arrays(np.int32, shape, elements=st.integers(-(2**14), 2**14)),
-    arrays.arrays(np.int32, shape, elements=st.integers(0, BINS - 1)),
+    arrays.arrays(np.int32, INPUTS, elements=st.integers(1, ONE - 1)),
+    arrays.arrays(np.int32, INPUTS, elements=st.integers(-(2**20), 2**20)),
+    st.lists(st.booleans(), max_size=200),
 )
-def test_what_is_written_is_read(values: np.ndarray, means: np.ndarray, bin_indices: np.ndarray) -> None:
-    """Any symbols, escapes too, around any means, in two steps."""
+@unhurried
+def test_probabilities_and_weights_never_leave_their_range(
+    known: npt.NDArray[np.int32], weights: npt.NDArray[np.int32], decisions: list[bool]
+) -> None:
+    mixer = Mixer(np.stack([known, np.zeros_like(known)], axis=1), weights[None].copy())
+    where = Decision(np.arange(INPUTS), np.zeros(INPUTS, np.int64))
+    for one in decisions:
+        probability = predict(mixer, 0, where)
+        assert 0 < probability < ONE
+        learn(mixer, 0, where, probability, one)
+        assert mixer.contexts[:, 0].min() > 0 and mixer.contexts[:, 0].max() < ONE
+        assert np.abs(mixer.weights).max() <= 2**20
+
+
+def test_mixing_finds_out_which_context_knows() -> None:
+    """Of six contexts only the first tells when a one comes; soon the mix knows as well as that one alone."""
+    rng = np.random.default_rng(0)
+    mixer = fresh_mixer(12, 1)
+    where = Decision(np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64))
+    bits = 0.0
+    for index in range(4000):
+        hint = rng.integers(2)
+        one = bool(rng.random() < (0.95 if hint else 0.05))
+        where.places[:] = [hint, *(2 * k + rng.integers(2) for k in range(1, INPUTS))]
+        probability = predict(mixer, 0, where)
+        if index >= 2000:
+            bits -= np.log2((probability if one else ONE - probability) / ONE)
+        learn(mixer, 0, where, probability, one)
+    entropy = -(0.95 * np.log2(0.95) + 0.05 * np.log2(0.05))
+    assert bits / 2000 < entropy + 0.05 and mixer.weights[0, 0] > 2 * np.abs(mixer.weights[0, 1:]).max()
+
+
+# --- symbols --------------------------------------------------------------------------------------------------------
+
+symbols = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.integers(-SYMBOL_LIMIT, SYMBOL_LIMIT))
+shape = (1, 6, 96)
+
+
+@given(
+    arrays.arrays(np.int32, shape, elements=symbols, fill=st.just(0)),
+    arrays.arrays(np.int32, shape, elements=st.integers(-(2**14), 2**14), fill=st.just(0)),
+    arrays.arrays(np.int32, shape, elements=st.integers(0, BINS - 1), fill=st.just(9)),
+    st.sampled_from(get_args(Kind)),
+)
+@unhurried
+def test_what_is_written_is_read(
+    values: npt.NDArray[np.int32], means: npt.NDArray[np.int32], bin_indices: npt.NDArray[np.int32], kind: Kind
+) -> None:
+    """Any symbols around any means, in two steps and two frames; and both sides learn the same."""
+    where = place(kind, 2, 3)
+    channels = len(where.channels)
+    values, means, bin_indices = values[..., :channels], means[..., :channels], bin_indices[..., :channels]
     mean, bins = torch.from_numpy(means).float(), torch.from_numpy(bin_indices).float()
     value = torch.from_numpy(values).float() + mean / LATENT_UNIT
-    writer = Writer(LAPLACE)
-    written = [writer.latent(*half) for half in halves(value, mean, bins)]
-    reader = Reader(LAPLACE, writer.finish())
-    read = [reader.latent(None, *half) for half in halves(mean, bins)]
-    assert all(torch.equal(a, b) for a, b in zip(written, read, strict=True))
-    assert writer.checksum == reader.checksum
-    expected = torch.from_numpy(np.where(bin_indices > SKIP_BIN, values, 0) * LATENT_UNIT + means).float()
-    assert all(torch.equal(a, b) for a, (b,) in zip(read, halves(expected), strict=True))
+    sent, got = FRESH, FRESH
+    for last in (None, torch.from_numpy(values).float().mT.reshape(1, channels, 2, 3)):
+        out = PacketCoder(writer(10**6), sent)
+        parts = [half._replace(last=last) for half in halves(where)]
+        written = [
+            out.latent(value[:, part.squares], mean[:, part.squares], bins[:, part.squares], part) for part in parts
+        ]
+        back = PacketCoder(reader(out.finish()), got)
+        read = [back.latent(None, mean[:, part.squares], bins[:, part.squares], part) for part in parts]
+        assert all(torch.equal(a, b) for a, b in zip(written, read, strict=True))
+        assert out.checksum == back.checksum
+        sent, got = out.mixers, back.mixers
+        assert np.array_equal(sent[kind].contexts, got[kind].contexts)
+        assert np.array_equal(sent[kind].weights, got[kind].weights)
+        if kind.endswith("hyper"):  # these are rounded to nearest
+            assert torch.equal(torch.cat(read, dim=1), torch.cat([value[:, part.squares] for part in parts], 1) * 16)
 
 
-def test_symbols_beyond_the_escape_are_clamped_and_still_decode() -> None:
-    mean, bins = torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 30.0)
-    writer = Writer(LAPLACE)
-    written = writer.latent(torch.tensor([[[[1e9, -1e9]]]]), mean, bins)
-    read = Reader(LAPLACE, writer.finish()).latent(None, mean, bins)
-    assert torch.equal(written, read) and read.abs().max() == ESCAPE_LIMIT * LATENT_UNIT
+def test_coding_leaves_what_it_started_from() -> None:
+    """A frame can be coded again from the same state."""
+    before = {kind: mixer.copy() for kind, mixer in FRESH.items()}
+    coder = writing()
+    coder.latent(torch.randn(1, 6, 96) * 9, torch.zeros(1, 6, 96), torch.full((1, 6, 96), 30.0), place("inter", 2, 3))
+    for kind, mixer in before.items():
+        assert np.array_equal(mixer.contexts, FRESH[kind].contexts)
+        assert np.array_equal(mixer.weights, FRESH[kind].weights)
+    assert not np.array_equal(coder.mixers["inter"].contexts, FRESH["inter"].contexts)
+
+
+def test_symbols_beyond_the_limit_are_clamped_and_still_decode() -> None:
+    where = place("inter", 1, 1)._replace(channels=torch.tensor([3, 4]))
+    mean, bins = torch.zeros(1, 1, 2), torch.full((1, 1, 2), 30.0)
+    coder = writing()
+    written = coder.latent(torch.tensor([[[1e9, -1e9]]]), mean, bins, where)
+    read = PacketCoder(reader(coder.finish()), FRESH).latent(None, mean, bins, where)
+    assert torch.equal(written, read) and read.abs().max() == SYMBOL_LIMIT * LATENT_UNIT
 
 
 def test_latents_of_the_skipped_bin_cost_nothing() -> None:
-    mean, bins = torch.full((1, 4, 8, 8), 5.0), torch.full((1, 4, 8, 8), float(SKIP_BIN))
-    writer = Writer(LAPLACE)
-    latent = writer.latent(torch.randn(1, 4, 8, 8), mean, bins)
-    assert torch.equal(latent, mean) and sum(writer.bits.values()) == 0
-    assert not writer.finish().strip(b"\0")
+    mean, bins = torch.full((1, 12, 96), 5.0), torch.full((1, 12, 96), float(SKIP_BIN))
+    coder = writing()
+    latent = coder.latent(torch.randn(1, 12, 96), mean, bins, place("intra", 3, 4))
+    assert torch.equal(latent, mean) and sum(coder.bits.values()) == 0
+    assert not coder.finish().strip(b"\0")
 
 
 def test_hyper_latents_are_coded_in_every_bin() -> None:
     """However silent a band is expected to be, the encoder can say that it is not."""
-    value, mean = torch.tensor([[0.0, 1.0, -40.0]]), torch.tensor([[16.0, 0.0, -32.0]])
+    where = place("inter hyper", 1, 1)._replace(channels=torch.arange(3))
+    value, mean = torch.tensor([[[0.0, 1.0, -40.0]]]), torch.tensor([[[16.0, 0.0, -32.0]]])
     bins = torch.full_like(mean, SKIP_BIN)
-    writer = Writer(LAPLACE)
-    writer.part = part = "texture hyper"
-    written = writer.latent(value, mean, bins)
-    assert torch.equal(written, value * LATENT_UNIT) and writer.bits[part] > 20
-    reader = Reader(LAPLACE, writer.finish())
-    reader.part = part
-    assert torch.equal(reader.latent(None, mean, bins), written)
+    coder = writing()
+    written = coder.latent(value, mean, bins, where)
+    assert torch.equal(written, value * LATENT_UNIT) and coder.bits["texture hyper"] > 20
+    assert torch.equal(PacketCoder(reader(coder.finish()), FRESH).latent(None, mean, bins, where), written)
 
 
-def _laplace_latents(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _laplace_latents(seed: int, least: int) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    bins = rng.integers(1, BINS, (1, 16, 64, 64))
-    value = rng.laplace(0, SCALE_MIN * np.exp(bins * LOG_STEP))
+    bins = rng.integers(least, BINS, (1, 48 * 64, 96))
+    value = rng.laplace(0, bin_scales().double().numpy()[bins])
     return torch.from_numpy(value).float(), torch.from_numpy(bins).float()
 
 
-def test_the_estimate_agrees_with_the_writer_and_the_writer_with_its_bytes() -> None:
-    value, bins = _laplace_latents(0)
-    mean = torch.zeros_like(value)
-    writer, estimator = Writer(LAPLACE), Estimator()
-    written = writer.latent(value, mean, bins)
-    estimated = estimator.latent(value, mean, bins)
-    assert torch.equal(written, estimated)
-    content = writer.bits["total"]
-    assert float(estimator.bits["total"].sum()) == pytest.approx(content, rel=0.01)
-    assert 8 * len(writer.finish()) == pytest.approx(content, rel=0.001)
+def test_the_coder_costs_what_the_estimate_says_where_there_is_nothing_to_learn() -> None:
+    """And its bytes hold what it says that it coded."""
+    value, bins = _laplace_latents(0, SKIP_BIN + 1)
+    mean, where = torch.zeros_like(value), place("inter", 48, 64)
+    coder, estimator = writing(), Estimator()
+    coder.latent(value, mean, bins, where)
+    estimator.latent(value, mean, bins, where)
+    content = coder.bits["texture"]
+    assert content == pytest.approx(float(estimator.bits["texture"].sum()), rel=0.02)
+    assert 8 * len(coder.finish()) == pytest.approx(content, rel=0.001)
 
 
-def test_the_estimator_counts_symbols_by_bin() -> None:
-    value, bins = _laplace_latents(1)
-    counts = Counts(torch.zeros(BINS, SYMBOL_LIMIT + 1, dtype=torch.int64), np.zeros((0, 2), np.int64))
-    estimator = Estimator(counts)
-    latents = [estimator.latent(*half) for half in halves(value, torch.zeros_like(value), bins)]
-    assert counts.symbols.sum() == value.numel()
-    magnitudes = (torch.cat(latents, dim=-1).abs() / LATENT_UNIT).clamp(max=SYMBOL_LIMIT).long()
-    places = torch.cat([half for (half,) in halves(bins)], dim=-1)
-    for index in (1, 30, 63):
-        expected = torch.bincount(magnitudes[places == index], minlength=SYMBOL_LIMIT + 1)
-        assert torch.equal(counts.symbols[index], expected)
+def test_what_a_prior_does_not_know_the_contexts_learn() -> None:
+    """Blocks that are loud or silent, behind the same bins: the prior cannot tell them apart, a block's first symbols
+    can."""
+    rng = np.random.default_rng(1)
+    loud = rng.random((1, 48 * 64, 1)) < 0.2
+    value = torch.from_numpy(rng.laplace(0, 1, (1, 48 * 64, 96)) * loud).float()
+    mean, bins, where = torch.zeros_like(value), torch.full_like(value, 15.0), place("inter", 48, 64)
+    coder, estimator = writing(), Estimator()
+    coder.latent(value, mean, bins, where)
+    estimator.latent(value, mean, bins, where)
+    assert coder.bits["texture"] < 0.8 * float(estimator.bits["texture"].sum())
 
 
 def test_the_estimate_has_a_gradient_for_values() -> None:
-    value = torch.tensor([[[[3.2, -0.1]]]], requires_grad=True)
+    where = place("inter", 1, 1)._replace(channels=torch.arange(2))
+    value = torch.tensor([[[3.2, -0.1]]], requires_grad=True)
     estimator = Estimator()
-    bins = torch.full((1, 1, 1, 2), 20.0)
-    estimator.latent(value, torch.zeros(1, 1, 1, 2), bins)
-    estimator.bits["total"].sum().backward()
-    assert value.grad is not None and value.grad[0, 0, 0, 0] > 0  # a smaller magnitude would be cheaper
+    estimator.latent(value, torch.zeros(1, 1, 2), torch.full((1, 1, 2), 20.0), where)
+    estimator.bits["texture"].sum().backward()
+    assert value.grad is not None and value.grad[0, 0, 0] > 0  # a smaller magnitude would be cheaper
 
 
 def test_training_passes_on_what_rounding_keeps() -> None:
     """A coded latent moves with its value; one that was rounded away hardly does, but moves with its mean."""
-    value = torch.tensor([[3.2, 0.05]], requires_grad=True)
-    mean = torch.tensor([[16.0, 0.0]], requires_grad=True)
-    latent = Estimator().latent(value, mean, torch.full((1, 2), 20.0))
-    assert latent.tolist() == [[48.0, 0.0]]
+    where = place("inter", 1, 1)._replace(channels=torch.arange(2))
+    value = torch.tensor([[[3.2, 0.05]]], requires_grad=True)
+    mean = torch.tensor([[[16.0, 0.0]]], requires_grad=True)
+    latent = Estimator().latent(value, mean, torch.full((1, 1, 2), 20.0), where)
+    assert latent.tolist() == [[[48.0, 0.0]]]
     latent.sum().backward()
     assert value.grad is not None and mean.grad is not None
-    assert value.grad[0, 0] == LATENT_UNIT and 0 < value.grad[0, 1] < 0.01 * LATENT_UNIT
-    assert mean.grad[0, 1] > 0.98
+    assert value.grad[0, 0, 0] == LATENT_UNIT and 0 < value.grad[0, 0, 1] < 0.01 * LATENT_UNIT
+    assert mean.grad[0, 0, 1] > 0.98
 
 
 @pytest.mark.parametrize("quality", [20.0, 45.0, 63.0])

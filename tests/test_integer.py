@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import BINS, ESCAPE_LIMIT, build_tables
+from rqlvc.codec.coefficients import SYMBOL_LIMIT
+from rqlvc.codec.entropy import Kind, Place
 from rqlvc.codec.exactness import accumulator_bounds, check_exactness
 from rqlvc.codec.integer import (
     ACTIVATION_LIMIT,
@@ -28,6 +29,7 @@ from rqlvc.codec.integer import (
     requantise,
     round_half_up,
 )
+from rqlvc.codec.laplace import BINS
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.codec.motion import LATENTS
 from rqlvc.codec.prior import SHIFT, Latents, NeighbourMean
@@ -35,7 +37,7 @@ from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 from rqlvc.codec.quality import ANCHOR_SPACING, ANCHORS, IntegerQualityTable
 from rqlvc.codec.weights import read_weights, write_weights
 from rqlvc.errors import RqlvcError
-from small_streams import CHANGING, encode_stream, moving_frames, neural_codec, untrained, weights_path
+from small_streams import CHANGING, encode_stream, moving_frames, neural_codec, new_mixers, untrained, weights_path
 
 accumulators = st.lists(st.integers(1 - EXACT_LIMIT, EXACT_LIMIT - 1), min_size=1, max_size=64)
 
@@ -136,12 +138,9 @@ def test_integer_quality_table_is_exact_at_every_quality() -> None:
 class Probe:
     """Decodes latents at the limits, at random."""
 
-    def __init__(self) -> None:
-        self.part = ""
-
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
         assert torch.equal(mean, mean.round()) and torch.equal(bins, bins.round())
-        assert bins.min() >= 0 and bins.max() < BINS
+        assert bins.min() >= 0 and bins.max() < BINS and mean.shape[1:] == (len(place.squares), len(place.channels))
         return extremes(mean.shape)
 
 
@@ -149,22 +148,21 @@ class Counter(Probe):
     """Gives the latents of each part the numbers 1, 2, 3 and so on, in the order in which they are coded."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.count: dict[str, int] = {}
-        self.values: dict[str, list[Tensor]] = {}
+        self.count: dict[Kind, int] = {}
+        self.values: dict[Kind, list[Tensor]] = {}
 
-    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
-        super().latent(value, mean, bins)
-        first = self.count.get(self.part, 0) + 1
-        self.count[self.part] = first + mean.numel() - 1
+    def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
+        super().latent(value, mean, bins, place)
+        first = self.count.get(place.kind, 0) + 1
+        self.count[place.kind] = first + mean.numel() - 1
         if value is not None:
-            self.values.setdefault(self.part, []).append(value.flatten())
+            self.values.setdefault(place.kind, []).append(value.flatten())
         return torch.arange(first, first + mean.numel(), dtype=mean.dtype).reshape(mean.shape)
 
 
 def extremes(shape: tuple[int, ...]) -> Tensor:
     """Latents as large as symbols get, of random sign."""
-    return (torch.randint(0, 2, shape) * 2.0 - 1) * ESCAPE_LIMIT * LATENT_UNIT
+    return (torch.randint(0, 2, shape) * 2.0 - 1) * SYMBOL_LIMIT * LATENT_UNIT
 
 
 def walk(
@@ -309,7 +307,7 @@ def test_a_model_that_may_overflow_is_refused(layer: str, bound: str, tmp_path: 
         model.get_submodule(layer).bias.fill_(EXACT_LIMIT / 2**SHIFT / IntegerConv.BIAS_UNIT)
     path = tmp_path / "overflow.safetensors"
     with pytest.raises(RqlvcError, match=re.escape(bound)):
-        write_weights(path, model, build_tables())
+        write_weights(path, model, new_mixers())
     assert not path.exists()
 
 
@@ -330,7 +328,7 @@ def test_weights_of_a_failed_training_are_refused(name: str, number: float, tmp_
     with torch.no_grad():
         model.get_parameter(name).view(-1)[0] = number
     with pytest.raises(RqlvcError, match="finite"):
-        write_weights(tmp_path / "failed.safetensors", model, build_tables())
+        write_weights(tmp_path / "failed.safetensors", model, new_mixers())
     assert not (tmp_path / "failed.safetensors").exists()
 
 
@@ -338,7 +336,7 @@ def test_weights_of_a_failed_training_are_refused(name: str, number: float, tmp_
 def test_weights_of_each_configuration_come_back(part: str, tmp_path: Path) -> None:
     model = untrained(ModelConfig(**{part: not getattr(ModelConfig(), part)}))
     path = tmp_path / "weights.safetensors"
-    identity = write_weights(path, model, build_tables())
+    identity = write_weights(path, model, new_mixers())
     weights = read_weights(path)
     assert weights.identity == identity and weights.model.config == model.config
     for layer, read in zip(model.modules(), weights.model.modules(), strict=True):

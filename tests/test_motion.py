@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rqlvc.codec.binary import Contexts, contexts_from, counter, decide, finish, fresh_contexts, reader, writer
-from rqlvc.codec.entropy import Estimator, MotionContext, Reader, Tables, Writer, build_tables
+from rqlvc.codec.entropy import Estimator, MotionContext, PacketCoder
 from rqlvc.codec.motion import CONTEXTS, VECTOR_LIMIT, as_field, code_field, surroundings
-from rqlvc.errors import RqlvcError
 from small_streams import SHIPPED, neural_codec
 
-TABLES = Tables(build_tables())
 unhurried = settings(deadline=None)  # the first call compiles
 Field = npt.NDArray[np.int32]
 
@@ -118,19 +116,12 @@ def test_the_three_coders_agree() -> None:
     vectors = last.clone()
     vectors[:, :, 2:4, 3:5] += 3
     known = MotionContext(last, torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
-    encoder, estimator = Writer(TABLES), Estimator()
+    encoder, estimator = PacketCoder(writer(10**4), {}), Estimator()
     coded, after = encoder.motion(vectors, known, (6, 8))
     counted, also_after = estimator.motion(vectors, known, (6, 8))
-    decoder = Reader(TABLES, encoder.finish())
+    decoder = PacketCoder(reader(encoder.finish()), {})
     decoded, last_after = decoder.motion(None, known, (6, 8))
     assert torch.equal(coded, vectors) and torch.equal(counted, vectors) and torch.equal(decoded, vectors)
     assert torch.equal(after, also_after) and torch.equal(after, last_after)
     assert encoder.checksum == decoder.checksum
     assert np.array_equal(as_field(decoded[0]), as_field(vectors[0]))
-
-
-@pytest.mark.parametrize("data", [b"\x05\x01", b"\xff\xff\xff\x7f", b"\x81"])
-def test_motion_longer_than_its_packet_is_damage(data: bytes) -> None:
-    known = MotionContext(None, torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
-    with pytest.raises(RqlvcError, match="damaged"):
-        Reader(TABLES, data).motion(None, known, (4, 4))

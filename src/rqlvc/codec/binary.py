@@ -18,16 +18,16 @@ from rqlvc.errors import RqlvcError
 ONE = 1 << 16
 FAST, SLOW = 4, 7
 """Shifts of the two rates of adaptation."""
-LEAST = 64
-"""Probabilities stay this far from 0 and from 1."""
+LEAST = 32
+"""Probabilities that are coded with stay this far from 0 and from 1."""
 
 WRITE, READ, COUNT, PRICE = 0, 1, 2, 3
-"""What a coder does: code, decode, sum up prices while contexts adapt, sum up prices with contexts as they are."""
+"""What a coder does: code and sum up prices; decode; only sum up prices; the same, while contexts stay as they are."""
 
 _TOP = 1 << 24
 _WHOLE = (1 << 32) - 1
 _MODE, _LOW, _RANGE, _HELD, _PENDING, _PLACE = range(6)
-_PRICE_SHIFT = 7
+_PRICE_SHIFT = 5
 _PRICES = (16 - np.log2((np.arange(ONE >> _PRICE_SHIFT) + 0.5) * 2**_PRICE_SHIFT)).astype(np.float32)
 """Bits of a decision by the probability of how it fell."""
 
@@ -58,7 +58,7 @@ def contexts_from(seen: npt.NDArray[np.int64]) -> Contexts:
 
 
 def writer(capacity: int) -> BinaryCoder:
-    """An encoder of at most ``capacity`` bytes."""
+    """An encoder of at most ``capacity`` bytes, which also sums up prices."""
     return _coder(WRITE, np.zeros(capacity, np.uint8), 0)
 
 
@@ -87,42 +87,54 @@ def _coder(mode: int, data: npt.NDArray[np.uint8], contexts: int) -> BinaryCoder
 
 
 @njit(**OPTIONS)
+def mode(coder: Any) -> int:
+    """What ``coder`` does."""
+    return coder.state[_MODE]
+
+
+@njit(**OPTIONS)
 def decide(coder: Any, contexts: Any, context: int, one: bool) -> bool:
     """Code the decision ``one``, or decode it; returns it. A ``context`` below 0 is an even chance."""
-    state = coder.state
-    mode = state[_MODE]
-    probability = ONE // 2
-    if context >= 0:
-        probability = (contexts[context, 0] + contexts[context, 1]) >> 1
-        probability = min(max(probability, LEAST), ONE - LEAST)
-    if mode >= COUNT:
-        coder.bits[0] += _PRICES[(probability if one else ONE - probability) >> _PRICE_SHIFT]
-        if mode == PRICE or context < 0:
-            return one
+    if context < 0:
+        return code(coder, ONE // 2, one)
+    one = code(coder, (contexts[context, 0] + contexts[context, 1]) >> 1, one)
+    if mode(coder) == PRICE:
+        return one
+    if mode(coder) == COUNT:
         coder.seen[context, int(one)] += 1
-    else:
-        bound = (state[_RANGE] >> 16) * probability
-        if mode == READ:
-            one = state[_LOW] < bound
+    for rate, shift in ((0, FAST), (1, SLOW)):
         if one:
-            state[_RANGE] = bound
+            contexts[context, rate] += (ONE - 1 - contexts[context, rate]) >> shift
         else:
-            state[_LOW] += bound if mode == WRITE else -bound
-            state[_RANGE] -= bound
-        while state[_RANGE] < _TOP:
-            state[_RANGE] <<= 8
-            if mode == WRITE:
-                _shift(coder)
-            else:
-                place = state[_PLACE]
-                state[_LOW] = (state[_LOW] << 8) | (coder.data[place] if place < len(coder.data) else 0)
-                state[_PLACE] = place + 1
-    if context >= 0:
-        for rate, shift in ((0, FAST), (1, SLOW)):
-            if one:
-                contexts[context, rate] += (ONE - 1 - contexts[context, rate]) >> shift
-            else:
-                contexts[context, rate] -= contexts[context, rate] >> shift
+            contexts[context, rate] -= contexts[context, rate] >> shift
+    return one
+
+
+@njit(**OPTIONS)
+def code(coder: Any, probability: int, one: bool) -> bool:
+    """Code or decode a decision that is a one with ``probability``; returns it."""
+    state = coder.state
+    does = mode(coder)
+    probability = min(max(probability, LEAST), ONE - LEAST)
+    if does == READ:
+        bound = (state[_RANGE] >> 16) * probability
+        one = state[_LOW] < bound
+        state[_LOW] -= 0 if one else bound
+    else:
+        coder.bits[0] += _PRICES[(probability if one else ONE - probability) >> _PRICE_SHIFT]
+        if does != WRITE:
+            return one
+        bound = (state[_RANGE] >> 16) * probability
+        state[_LOW] += 0 if one else bound
+    state[_RANGE] = bound if one else state[_RANGE] - bound
+    while state[_RANGE] < _TOP:
+        state[_RANGE] <<= 8
+        if does == WRITE:
+            _shift(coder)
+        else:
+            place = state[_PLACE]
+            state[_LOW] = (state[_LOW] << 8) | (coder.data[place] if place < len(coder.data) else 0)
+            state[_PLACE] = place + 1
     return one
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from rqlvc.codec.entropy import Reader, Writer
+from rqlvc.codec.binary import BinaryCoder, reader, writer
+from rqlvc.codec.entropy import Mixers, PacketCoder
 from rqlvc.codec.model import State
 from rqlvc.codec.packet import Packet, check_size, read_packet, write_packet
 from rqlvc.codec.planes import Planes, from_bytes, from_frame, padded_size, to_bytes, to_frame
@@ -16,11 +17,16 @@ from rqlvc.codec.weights import DEFAULT_WEIGHTS, Weights, read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 
+BYTES_PER_PIXEL = 6
+LEAST_BYTES = 2**14
+"""Room for a packet: four times what the finest quality takes of noise."""
+
 
 class CodecState(NamedTuple):
     """The decoded-picture buffer; its pictures are the 8-bit ones that are shown."""
 
     state: State
+    mixers: Mixers
     size: tuple[int, int]  # height, width of the picture itself
 
 
@@ -33,7 +39,7 @@ class NeuralCodec:
         self.identity = weights.identity
         self.device = torch.device(device)
         self.model = weights.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.tables = weights.tables
+        self._mixers = weights.mixers  # of the first frames of a group
         self.bfloat16 = bfloat16
         self._threads = torch.get_num_threads()
         # Two frames on two cores take little more than half the time of one after the other on both.
@@ -50,13 +56,15 @@ class NeuralCodec:
                 "The picture size changed within a group of pictures: start a new one with an intra frame."
             )
         quality = carried_quality(quality)
-        coder = Writer(self.tables)
+        coder = self._coder(writer(BYTES_PER_PIXEL * frame.width * frame.height + LEAST_BYTES), state)
         with self._arithmetic():
             planes = from_frame(frame, self.device)
             shown, after = self._code(coder, quality, planes, state, (frame.height, frame.width))
         size = (frame.height, frame.width)
         packet = Packet(quality, coder.checksum & 0xFFFF, size if state is None else None, coder.finish())
-        return EncodedFrame(write_packet(packet), to_frame(shown, *size), CodecState(after, size), coder.bits)
+        return EncodedFrame(
+            write_packet(packet), to_frame(shown, *size), CodecState(after, coder.mixers, size), coder.bits
+        )
 
     def decode(self, payload: bytes, state: CodecState | None) -> DecodedFrame:
         packet = read_packet(payload)
@@ -66,16 +74,19 @@ class NeuralCodec:
             raise RqlvcError("The stream starts inside a group of pictures: decoding must start at an intra frame.")
         else:
             size = state.size
-        coder = Reader(self.tables, packet.data)
+        coder = self._coder(reader(packet.data), state)
         with self._arithmetic():
             shown, after = self._code(coder, packet.quality, None, state, size)
         if coder.checksum & 0xFFFF != packet.checksum:
             raise RqlvcError("A packet is damaged: the checksum of its symbols does not match.")
-        return DecodedFrame(to_frame(shown, *size), CodecState(after, size))
+        return DecodedFrame(to_frame(shown, *size), CodecState(after, coder.mixers, size))
+
+    def _coder(self, coder: BinaryCoder, state: CodecState | None) -> PacketCoder:
+        return PacketCoder(coder, self._mixers if state is None else state.mixers)
 
     def _code(
         self,
-        coder: Writer | Reader,
+        coder: PacketCoder,
         quality: float,
         planes: Planes | None,
         state: CodecState | None,

@@ -6,13 +6,13 @@ But for :func:`hyper_values`, which only the encoder runs, everything in this fi
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import BINS, LOG_STEP, SCALE_MIN, SKIP_BIN, Coder
+from rqlvc.codec.entropy import Coder, Kind, Place
 from rqlvc.codec.integer import (
     LATENT_UNIT,
     IntegerConv,
@@ -24,6 +24,7 @@ from rqlvc.codec.integer import (
     round_half_up,
 )
 from rqlvc.codec.interpolation import upsample_blocks
+from rqlvc.codec.laplace import BINS, SKIP_BIN, bin_scales
 from rqlvc.codec.quality import ANCHORS, IntegerQualityTable
 
 MEAN_LIMIT = 16 * 1024
@@ -59,8 +60,7 @@ def mean_log_magnitude(scale: Tensor) -> Tensor:
 
 def band_table() -> Tensor:
     """Scale bin (integer) of a band whose hyper-latent is index / 4: the hyper-latents' meaning before training."""
-    bins = torch.arange(BINS)
-    mean = mean_log_magnitude(SCALE_MIN * torch.exp(bins * LOG_STEP)).contiguous()
+    mean = mean_log_magnitude(bin_scales()).contiguous()
     wanted = (torch.arange(_TABLE_LENGTH) / _TABLE_STEPS / HYPER_RESOLUTION).clamp(min=QUIET)
     return torch.searchsorted(mean, wanted).clamp(max=BINS - 1).float()
 
@@ -168,16 +168,18 @@ class LatentPrior(nn.Module):
     companding: Tensor
 
     def __init__(
-        self, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
+        self, kind: Kind, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
     ) -> None:
         """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed and are predicted
         from their neighbours, because in intra frames they are large and smooth. With ``whole``, means are whole steps:
         an inter frame needs latents that are zero and not nearly so, which would add up along a group of pictures."""
         super().__init__()
+        self.kind = kind
         self.low = low
         self.linear = linear
         self.whole = whole
         rest = [channel for channel in range(channels) if channel not in low]
+        self.coded = torch.tensor([*low, *rest])
         self.order = _runs([*low, *rest])
         self.natural = _runs(sorted(range(channels), key=[*low, *rest].__getitem__))
         inputs = channels + (len(low) if linear else 0)
@@ -230,7 +232,7 @@ class LatentPrior(nn.Module):
         decoded = torch.zeros_like(bands)
         for index, (step, blocks) in enumerate(zip(self.steps, plan, strict=True)):
             features = step(known, self._input(decoded) if index else None)
-            rows = self._code(coder, values, blocks, _rows(features), offset, decoded, rows)
+            rows = self._code(coder, values, blocks, _rows(features), offset, decoded, rows, past)
             decoded = _reordered(rows, self.natural).unflatten(1, decoded.shape[2:]).permute(0, 3, 1, 2)
         return decoded
 
@@ -243,13 +245,14 @@ class LatentPrior(nn.Module):
         offset: Tensor,
         decoded: Tensor,
         rows: Tensor,
+        past: Tensor | None,
     ) -> Tensor:
-        """``rows`` with the latents of ``blocks`` added: (N, H W, C), as all arguments but ``decoded`` (N, C, H, W)."""
-        blocks = [block for block in blocks if len(block.squares)]  # a single square has no odd ones
-        if not blocks:
-            return rows
-        means, bins = [], []
+        """``rows`` with the latents of ``blocks`` added: (N, H W, C), as all arguments but ``decoded`` and ``past``
+        (N, C, H, W)."""
+        rows = rows.clone()
         for block in blocks:
+            if not len(block.squares):  # a single square has no odd ones
+                continue
             accumulator = block.head(features.index_select(1, block.squares).mT[:, :, None])[:, :, 0].mT
             parameters = split_parameters(accumulator, block.of(offset))
             mean = parameters.mean
@@ -257,13 +260,10 @@ class LatentPrior(nn.Module):
                 mean = mean + _rows(block.neighbours(decoded[:, self.low].detach())).index_select(1, block.squares)
             if self.whole:  # and nothing where nothing is coded, for there it could not be corrected
                 mean = round_half_up(mean / LATENT_UNIT) * LATENT_UNIT * (parameters.bins > SKIP_BIN)
-            means.append(mean.flatten(1))
-            bins.append(parameters.bins.flatten(1))
-        value = None if values is None else torch.cat([block.of(values).flatten(1) for block in blocks], dim=1)
-        coded = coder.latent(value, torch.cat(means, dim=1), torch.cat(bins, dim=1))
-        rows = rows.clone()
-        for block, part in zip(blocks, coded.split([mean.shape[1] for mean in means], dim=1), strict=True):
-            rows[:, block.squares, block.channels] = part.unflatten(1, (len(block.squares), -1))
+            size = (decoded.shape[2], decoded.shape[3])
+            place = Place(self.kind, size, block.squares, self.coded[block.channels], past)
+            value = None if values is None else block.of(values)
+            rows[:, block.squares, block.channels] = coder.latent(value, mean, parameters.bins, place)
         return rows
 
 
@@ -321,7 +321,7 @@ class LatentCodec(nn.Module):
 
     def __init__(
         self,
-        part: str,
+        kind: Literal["intra", "inter"],
         initial_scale: Tensor,
         low: tuple[int, ...],
         width: int,
@@ -330,15 +330,15 @@ class LatentCodec(nn.Module):
         whole: bool,
         temporal: bool,
     ) -> None:
-        """``part``: where bits are booked. ``initial_scale``: Laplace scale to expect at each anchor, (9, channels)."""
+        """``kind``: of frame. ``initial_scale``: Laplace scale to expect at each anchor, (9, channels)."""
         super().__init__()
         channels = initial_scale.shape[1]
         mean = mean_log_magnitude(initial_scale).reshape(ANCHORS, -1, GROUP).mean(dim=-1) * HYPER_RESOLUTION
-        self.part = part
+        self.hyper_kind: Kind = "intra hyper" if kind == "intra" else "inter hyper"
         self.hyper_channels = channels // GROUP
         self.hyper_prior = HyperPrior(mean, temporal)
         self.hyper_synthesis = HyperSynthesis(channels // GROUP, width)
-        self.prior = LatentPrior(channels, low, width, linear=linear, whole=whole, temporal=temporal)
+        self.prior = LatentPrior(kind, channels, low, width, linear=linear, whole=whole, temporal=temporal)
         self.register_buffer("bands", band_table())
 
     def forward(
@@ -360,10 +360,8 @@ class LatentCodec(nn.Module):
         with torch.autocast(quality.device.type, enabled=False):
             shape = (quality.shape[0], self.hyper_channels, -(-height // REACH), -(-width // REACH))
             mean, bins = self.hyper_prior(None if past is None else past.hyper, shape, quality)
-            coder.part = f"{self.part} hyper"
-            hyper = coder.latent(value, mean, bins)
+            hyper = self._code_hyper(coder, value, mean, bins)
             known = self.hyper_synthesis(hyper, height, width)
-            coder.part = self.part
             decoded = self.prior(
                 coder,
                 latent,
@@ -374,6 +372,13 @@ class LatentCodec(nn.Module):
                 past_quality,
             )
         return Latents(decoded, hyper)
+
+    def _code_hyper(self, coder: Coder, value: Tensor | None, mean: Tensor, bins: Tensor) -> Tensor:
+        _, channels, height, width = mean.shape
+        squares, bands = (torch.arange(count, device=mean.device) for count in (height * width, channels))
+        place = Place(self.hyper_kind, (height, width), squares, bands)
+        rows = coder.latent(None if value is None else _rows(value), _rows(mean), _rows(bins), place)
+        return rows.mT.unflatten(2, (height, width))
 
     def _band_bins(self, hyper: Tensor) -> Tensor:
         """The bin that the band table gives each latent, (N, C, 4H, 4W)."""

@@ -3,7 +3,7 @@
 Beside every network runs the linear path, a block DCT, that makes the untrained codec a classical one.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,8 @@ class TextureCodec(nn.Module):
         self.gain = QualityTable(-torch.log(step)[:, None].expand(-1, COARSE))
         self.inverse_gain = QualityTable(torch.log(step)[:, None].expand(-1, COARSE))
         scale = initial_scales(intra)[None, :] / step[:, None]
-        self.latents = LatentCodec("texture", scale, LOW, PRIOR, linear=intra, whole=not intra, temporal=temporal)
+        kind: Literal["intra", "inter"] = "intra" if intra else "inter"
+        self.latents = LatentCodec(kind, scale, LOW, PRIOR, linear=intra, whole=not intra, temporal=temporal)
 
     def transform(self, samples: Tensor) -> Tensor:
         """Coefficients (N, 96, H / 8, W / 8) of samples, fold 4."""

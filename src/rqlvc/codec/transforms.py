@@ -15,6 +15,12 @@ def dct_matrix(size: int) -> Tensor:
     return basis
 
 
+def frequency_order(size: int) -> Tensor:
+    """Places u * size + v of a block's coefficients by the sum of both frequencies, (size^2,)."""
+    place = torch.arange(size * size)
+    return place[torch.argsort(place // size + place % size, stable=True)]
+
+
 def block_dct(size: int) -> tuple[Tensor, Tensor]:
     """2-D DCT over a block whose samples are channels, in zigzag-like order of frequency.
 
@@ -23,10 +29,8 @@ def block_dct(size: int) -> tuple[Tensor, Tensor]:
     """
     basis = dct_matrix(size)
     matrix = torch.einsum("ui,vj->uvij", basis, basis).reshape(size * size, size * size)
-    u, v = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    frequency = (u + v).reshape(-1).double() * (8 / size)
-    order = torch.argsort(frequency, stable=True)
-    return matrix[order], frequency[order]
+    order = frequency_order(size)
+    return matrix[order], (order // size + order % size).double() * (8 / size)
 
 
 def picture_dct() -> tuple[Tensor, Tensor]:

@@ -4,38 +4,39 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from rqlvc.codec.entropy import BINS, SYMBOL_LIMIT, Tables
+from rqlvc.codec.entropy import Kind, Mixers, new_mixer
 from rqlvc.codec.exactness import check_exactness
 from rqlvc.codec.integer import IntegerConv
+from rqlvc.codec.mixing import Mixer
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.errors import RqlvcError
 
-FORMAT = "rqlvc-codec-3"
+FORMAT = "rqlvc-codec-4"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
-_TABLES = "tables"
+_MIXERS = "mixers."
 _IDENTITY_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     model: VideoModel
-    tables: Tables
+    mixers: Mixers
     identity: str
 
 
 @torch.no_grad()
-def write_weights(path: Path, model: VideoModel, frequencies: npt.NDArray[np.int32]) -> str:
+def write_weights(path: Path, model: VideoModel, mixers: Mixers) -> str:
     """Write a model for use and return its identity. Raises :class:`RqlvcError` if it is not integer-exact.
 
-    Convolution kernels are stored in half precision (the integer networks' kernels are exact in it), tables,
-    biases and the linear transforms in single.
+    Convolution kernels are stored in half precision (the integer networks' kernels are exact in it), biases and
+    the linear transforms in single, contexts as integers.
     """
     check_exactness(model)
     integer = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, IntegerConv)}
@@ -46,7 +47,9 @@ def write_weights(path: Path, model: VideoModel, frequencies: npt.NDArray[np.int
         if value.is_floating_point():  # motion's contexts are integers
             value = value.half() if value.dim() == 4 else value.float()
         tensors[name] = value.contiguous().cpu()
-    tensors[_TABLES] = torch.from_numpy(frequencies)
+    for kind, mixer in mixers.items():  # 16 bits hold a context
+        tensors[f"{_MIXERS}{kind}.contexts"] = torch.from_numpy(mixer.contexts).to(torch.uint16)
+        tensors[f"{_MIXERS}{kind}.weights"] = torch.from_numpy(mixer.weights)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
     data = save(tensors, metadata)
     path.write_bytes(data)
@@ -68,12 +71,23 @@ def read_weights(path: Path = DEFAULT_WEIGHTS) -> Weights:
         raise RqlvcError(f"The weights file {path} cannot be read ({error}): get a fresh copy of it.") from error
     if metadata.get("format") != FORMAT:
         raise RqlvcError(f"{path} does not hold weights of this codec ({FORMAT}): give a file that it wrote.")
-    frequencies = tensors.pop(_TABLES).numpy()
-    if frequencies.shape != (BINS, 2 * SYMBOL_LIMIT + 2):
-        raise RqlvcError(f"{path} holds probability tables of another size: it belongs to another version.")
+    try:
+        mixers = {kind: _mixer(kind, tensors) for kind in get_args(Kind)}
+    except (KeyError, ValueError) as error:
+        raise RqlvcError(f"{path} holds contexts of another shape: it belongs to another version.") from error
     model = VideoModel(ModelConfig(**json.loads(metadata["config"])))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's networks: {error}") from error
-    return Weights(model.eval(), Tables(frequencies), identity)
+    return Weights(model.eval(), mixers, identity)
+
+
+def _mixer(kind: Kind, tensors: dict[str, Tensor]) -> Mixer:
+    """Take the mixer of ``kind`` out of ``tensors``. Raises KeyError or ValueError if it is not there as it should."""
+    contexts = tensors.pop(f"{_MIXERS}{kind}.contexts").to(torch.int32).numpy()
+    weights = tensors.pop(f"{_MIXERS}{kind}.weights").numpy()
+    wanted = new_mixer(kind)
+    if contexts.shape != wanted.contexts.shape or weights.shape != wanted.weights.shape:
+        raise ValueError(kind)
+    return Mixer(contexts, weights)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import MOTION, Counts, Estimator
+from rqlvc.codec.entropy import MOTION, Estimator
 from rqlvc.codec.integer import straight_through
 from rqlvc.codec.model import ModelConfig, State, VideoModel
 from rqlvc.codec.planes import Planes
@@ -136,22 +136,18 @@ def code_chain(
     frames: list[Planes],
     qualities: list[Tensor],
     state: State | None = None,
-    counts: Counts | None = None,
 ) -> tuple[list[Coded], State]:
-    """Code frames from ``state``, the first intra where there is none; the result ends with the state to go on from.
-
-    What is coded is counted into ``counts``, where they are given.
-    """
+    """Code frames from ``state``, the first intra where there is none; the result ends with the state to go on from."""
     height, width = frames[0].luma.shape[-2:]
     results: list[Coded] = []
     for frame, quality in zip(frames, qualities, strict=True):
-        coder = Estimator(counts)
+        coder = Estimator()
         intra = state is None
         if state is None:
             decoded, state = model.intra_frame(coder, quality, frame, (height, width))
         else:
             decoded, state = model.inter_frame(coder, quality, frame, state)
-        state = state._replace(reference=Planes(_eight_bits(decoded.luma), _eight_bits(decoded.chroma)))
+        state = state._replace(reference=eight_bits(decoded))
         parts = {name: bits / (height * width) for name, bits in coder.bits.items()}
         rate = sum(parts.values(), torch.zeros_like(quality))
         results.append(Coded(rate, distortion(decoded, frame), parts, intra))
@@ -159,10 +155,14 @@ def code_chain(
     return results, state
 
 
-def _eight_bits(samples: Tensor) -> Tensor:
-    """What a decoder keeps of a picture."""
-    samples = samples.clamp(0, 1)
-    return straight_through(samples, torch.round(samples * 255) / 255)
+def eight_bits(picture: Planes) -> Planes:
+    """What a decoder keeps of it."""
+
+    def rounded(samples: Tensor) -> Tensor:
+        samples = samples.clamp(0, 1)
+        return straight_through(samples, torch.round(samples * 255) / 255)
+
+    return Planes(rounded(picture.luma), rounded(picture.chroma))
 
 
 def _cut(state: State) -> State:

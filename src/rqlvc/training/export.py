@@ -1,46 +1,60 @@
-"""From a trained model to the file that is shipped: measured probability tables, the exactness check, the card."""
+"""From a trained model to the file that is shipped: contexts that have learnt, the exactness check, the card."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
-from rqlvc.codec.binary import contexts_from
-from rqlvc.codec.entropy import BINS, SYMBOL_LIMIT, Counts, build_tables
-from rqlvc.codec.model import VideoModel
+from rqlvc.codec.binary import BinaryCoder, contexts_from, counter
+from rqlvc.codec.entropy import Kind, Mixers, PacketCoder, new_mixer
+from rqlvc.codec.model import State, VideoModel
 from rqlvc.codec.motion import CONTEXTS
 from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
-from rqlvc.training.codec import code_chain, sample_qualities
+from rqlvc.training.codec import eight_bits, sample_qualities
 from rqlvc.training.data import Clip, batches
 
 
 @torch.no_grad()
-def measure(model: VideoModel, groups: Iterator[list[Planes]], rounds: int, device: str) -> Counts:
-    """What ``rounds`` groups of frames are coded with."""
+def learn_contexts(
+    model: VideoModel, coder: BinaryCoder, mixers: Mixers, groups: Iterator[list[Planes]], rounds: int, device: str
+) -> Mixers:
+    """``mixers`` after ``rounds`` groups of frames, coded one after the other; ``coder`` counts what motion decides."""
     model.eval()
-    symbols = torch.zeros(BINS, SYMBOL_LIMIT + 1, dtype=torch.int64, device=device)
-    counts = Counts(symbols, np.zeros((CONTEXTS, 2), np.int64))
     rng = np.random.default_rng(0)
     for _ in range(rounds):
-        frames = [Planes(f.luma.to(device), f.chroma.to(device)) for f in next(groups)]
+        frames = next(groups)
         levels = sample_qualities(len(frames[0].luma), len(frames), rng)
-        code_chain(model, frames, [level.to(device) for level in levels], counts=counts)
-    return counts
+        for sample in range(len(frames[0].luma)):
+            state: State | None = None
+            for frame, level in zip(frames, levels, strict=True):
+                packet = PacketCoder(coder, mixers)
+                one = Planes(*(samples[sample : sample + 1].to(device) for samples in (frame.luma, frame.chroma)))
+                quality = level[sample : sample + 1].to(device)
+                if state is None:
+                    height, width = one.luma.shape[-2:]
+                    decoded, state = model.intra_frame(packet, quality, one, (height, width))
+                else:
+                    decoded, state = model.inter_frame(packet, quality, one, state)
+                state = state._replace(reference=eight_bits(decoded))
+                mixers = packet.mixers
+    return mixers
 
 
 def export(
-    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 25, device: str = "cpu"
+    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 50, device: str = "cpu"
 ) -> str:
-    """Write ``model`` as a weights file, with tables and motion's first contexts measured on training material; returns
-    its identity."""
-    # As long and large as the material allows; what a stage could train on can also be measured.
+    """Write ``model`` as a weights file whose contexts have learnt from training material; returns its identity."""
+    # As long and large as the material allows; what a stage could train on can also be coded.
     length = min(6, max(len(clip.luma) for clip in videos))
     size = min(192, *(min(clip.luma.shape[-2:]) // BLOCK * BLOCK for clip in [*videos, *photos]))
+    mixers: Mixers = {kind: new_mixer(kind) for kind in get_args(Kind)}
     for seed in (1, 2):  # what the contexts expect decides what is coded: once to find out, and once with that
         groups = batches(videos, photos, 4, length, size, photo_share=0.2, seed=seed)
-        counts = measure(model, groups, -(-rounds // 2), device)
-        model.motion_contexts.copy_(torch.from_numpy(contexts_from(counts.decisions)))
+        coder = counter(CONTEXTS)
+        mixers = learn_contexts(model, coder, mixers, groups, -(-rounds // 2), device)
+        model.motion_contexts.copy_(torch.from_numpy(contexts_from(coder.seen)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_weights(path, model, build_tables(counts.symbols.cpu().numpy()))
+    return write_weights(path, model, {kind: mixer.rested() for kind, mixer in mixers.items()})

@@ -1,0 +1,106 @@
+"""Probabilities mixed from several contexts: what :mod:`rqlvc.codec.coefficients` codes its decisions with.
+
+Each context that a decision falls into has a probability of its own, which follows what was coded. Their logarithms of
+odds are added up with weights that learn which contexts to believe (logistic mixing, as in the PAQ family of
+compressors). Integers and tables only, so every machine decodes the same.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from rqlvc.codec.binary import ONE
+from rqlvc.codec.compiled import OPTIONS
+
+INPUTS = 6
+"""Contexts that a decision falls into."""
+_ODDS_UNIT = 256
+_ODDS_LIMIT = 2047  # +-8 in units of 1/256
+_PROBABILITY_SHIFT = 4
+_WEIGHT_SHIFT = 16  # weights are in units of 1/65536
+_LEARNING_SHIFT = 16  # with the units above, a rate of 0.004
+FIRST_WEIGHT = int(0.3 * 2**_WEIGHT_SHIFT)
+SLOWEST = 1 / 160
+"""A context's n-th decision moves it by 1 / (n + 1.5) of the way, and by this at least."""
+TRUSTED = 30
+"""Decisions that a context has seen at the start of a group, at most: it should still learn from the next ones."""
+
+
+def _tables() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Log-odds by probability, probability by log-odds, and rate of adaptation (1/65536) by decisions seen."""
+    probability = (np.arange(ONE >> _PROBABILITY_SHIFT) + 0.5) * 2**_PROBABILITY_SHIFT / ONE
+    odds = np.floor(_ODDS_UNIT * np.log(probability / (1 - probability)) + 0.5).clip(-_ODDS_LIMIT, _ODDS_LIMIT)
+    x = np.arange(-_ODDS_LIMIT, _ODDS_LIMIT + 1) / _ODDS_UNIT
+    inverse = np.floor(ONE / (1 + np.exp(-x)) + 0.5)
+    rates = np.maximum(1 / (np.arange(round(1 / SLOWEST)) + 1.5), SLOWEST)
+    return odds.astype(np.int32), inverse.astype(np.int32), np.floor(rates * ONE + 0.5).astype(np.int32)
+
+
+_ODDS, _PROBABILITIES, _RATES = _tables()
+
+
+class Mixer(NamedTuple):
+    """Contexts and weights; both adapt in place."""
+
+    contexts: npt.NDArray[np.int32]
+    """(contexts, 2): probability of a one in 1/65536, and decisions seen."""
+    weights: npt.NDArray[np.int32]
+    """(sets, INPUTS): which set a decision takes is its own business."""
+
+    def copy(self) -> "Mixer":
+        return Mixer(self.contexts.copy(), self.weights.copy())
+
+    def rested(self) -> "Mixer":
+        """As a group of pictures starts with: ready to learn."""
+        contexts = self.contexts.copy()
+        contexts[:, 1] = np.minimum(contexts[:, 1], TRUSTED)
+        return Mixer(contexts, self.weights.copy())
+
+
+def fresh_mixer(contexts: int, sets: int) -> Mixer:
+    """One that knows nothing."""
+    known = np.zeros((contexts, 2), np.int32)
+    known[:, 0] = ONE // 2
+    return Mixer(known, np.full((sets, INPUTS), FIRST_WEIGHT, np.int32))
+
+
+class Decision(NamedTuple):
+    """Where a decision falls: work space that is filled anew for each."""
+
+    places: npt.NDArray[np.int64]
+    """(INPUTS,): its contexts."""
+    odds: npt.NDArray[np.int64]
+    """(INPUTS,): what :func:`predict` found there."""
+
+
+@njit(**OPTIONS)
+def predict(mixer: Any, row: int, decision: Any) -> int:
+    """The probability of a one, in 1/65536, with weights of the set ``row``."""
+    total = 0
+    for k in range(INPUTS):
+        odds = _ODDS[mixer.contexts[decision.places[k], 0] >> _PROBABILITY_SHIFT]
+        decision.odds[k] = odds
+        total += np.int64(mixer.weights[row, k]) * odds
+    return _PROBABILITIES[min(max(total >> _WEIGHT_SHIFT, -_ODDS_LIMIT), _ODDS_LIMIT) + _ODDS_LIMIT]
+
+
+@njit(**OPTIONS)
+def learn(mixer: Any, row: int, decision: Any, probability: int, one: bool) -> None:
+    """Let contexts and weights follow a decision whose :func:`predict` said ``probability``."""
+    goal = ONE if one else 0
+    error = goal - probability
+    for k in range(INPUTS):
+        step = (decision.odds[k] * error + (1 << (_LEARNING_SHIFT - 1))) >> _LEARNING_SHIFT
+        mixer.weights[row, k] = min(max(mixer.weights[row, k] + step, -_WEIGHT_LIMIT), _WEIGHT_LIMIT)
+        place = decision.places[k]
+        seen = mixer.contexts[place, 1]
+        known = mixer.contexts[place, 0]
+        known += ((goal - known) * np.int64(_RATES[seen])) >> 16
+        mixer.contexts[place, 0] = min(max(known, 1), ONE - 1)
+        mixer.contexts[place, 1] = min(seen + 1, len(_RATES) - 1)
+
+
+_WEIGHT_LIMIT = 1 << 20
+"""Sixteen: far beyond what is ever learnt, so that no sum overflows."""
