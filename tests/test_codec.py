@@ -14,8 +14,8 @@ from torch import Tensor
 
 from conftest import same_picture
 from rqlvc.codec.entropy import MotionContext
-from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel
-from rqlvc.codec.model import ModelConfig
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel, towards_reference
+from rqlvc.codec.model import ModelConfig, Prediction
 from rqlvc.codec.neural import NeuralCodec, load
 from rqlvc.codec.planes import Planes, fold, from_frame, to_bytes, to_frame, unfold
 from rqlvc.codec.search import block_search
@@ -356,6 +356,23 @@ def test_vectors_are_followed_to_the_picture_before() -> None:
     assert torch.equal(follow(moving, last) - moving, expected)
 
 
+def test_vectors_to_the_picture_before_pass_the_reference_half_way() -> None:
+    motion = torch.tensor([[6.0, 7.0, -7.0, 7.0], [-2.0, -1.0, 0.0, -1.0], [1.0, 1.0, 1.0, 0.0]]).reshape(1, 3, 1, 4)
+    assert towards_reference(motion)[0, :, 0].tolist() == [[3.0, 4.0, -3.0, 7.0], [-1.0, 0.0, 0.0, -1.0]]
+
+
+def test_a_block_is_predicted_from_the_picture_that_its_vector_reaches_to() -> None:
+    moved, past = scene(32, 48), scene(48, 32)
+    past = Planes(past.luma.mT, past.chroma.mT)
+    motion = torch.zeros(2, 3, 4, 6)
+    motion[:, 2, 1, 2:4] = 1
+    prediction, _ = Prediction(False, False)(moved, past, motion, torch.tensor([20.0, 40.0]))  # refines nothing yet
+    shown = unfold(prediction, 4)
+    for plane, first, second, block in zip(shown, moved, past, (8, 4), strict=True):
+        older = motion[:, 2:].repeat_interleave(block, 2).repeat_interleave(block, 3) > 0
+        assert torch.equal(plane, torch.where(older, second, first))
+
+
 def nothing_known() -> MotionContext:
     return MotionContext(None, untrained().motion_contexts[None], True)
 
@@ -364,11 +381,12 @@ def nothing_known() -> MotionContext:
 def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     height, width = 96, 128
     reference = texture(height, width)
-    fine = quarter_pel(reference, MARGIN)
+    fine = [quarter_pel(reference, MARGIN)]
     field = vectors_of(motion[0] * PEL, motion[1] * PEL, height // 8, width // 8)
     luma = moved_luma(reference, field)
     found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.04]))
-    assert torch.equal(found, found.round())
+    assert torch.equal(found, found.round()) and not found[:, 2].any()
+    found = found[:, :2]
     inside = (found == field).all(dim=1)[0, 3:-3, 3:-3]  # blocks whose match lies inside the reference
     assert inside.float().mean() > 0.95
     error = (moved_luma(reference, found) - luma).abs().mean()
@@ -377,11 +395,11 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
 
 def test_block_search_follows_the_last_motion_where_nothing_tells() -> None:
     flat = torch.full((1, 1, 64, 64), 0.5)
-    last = vectors_of(17, -32, 8, 8)
+    last = torch.nn.functional.pad(vectors_of(17, -32, 8, 8), (0, 0, 0, 0, 0, 1))
     contexts = untrained().motion_contexts[None]
     for before, expected in ((last, last), (None, torch.zeros_like(last))):
         known = MotionContext(before, contexts, True)
-        found = block_search(flat, flat, quarter_pel(flat, MARGIN), known, torch.tensor([0.1]))
+        found = block_search(flat, flat, [quarter_pel(flat, MARGIN)], known, torch.tensor([0.1]))
         assert torch.equal(found, expected)
 
 
@@ -393,9 +411,36 @@ def test_block_search_splits_a_square_only_for_a_reason() -> None:
     field[:, :, 5, 2] = torch.tensor([2.0, -1.0])  # a block on its own
     noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3)) * 0.01
     luma = moved_luma(reference, field) + noise
-    fine = quarter_pel(reference, MARGIN)
+    fine = [quarter_pel(reference, MARGIN)]
     found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.1]))
-    assert torch.equal(found, field)
+    assert torch.equal(found[:, :2], field)
+
+
+def test_block_search_finds_in_the_picture_before_what_the_reference_lacks() -> None:
+    past = texture(96, 128)
+    there = torch.cat([vectors_of(4, 2, 12, 16), torch.ones(1, 1, 12, 16)], dim=1)
+    luma, reference = moved_luma(past, there[:, :2]), moved_luma(past, vectors_of(2, 1, 12, 16))
+    reference[..., 32:64, 48:96] = 0.5  # something passes in front
+    known = nothing_known()._replace(last=torch.zeros(1, 3, 12, 16))
+    fine = [quarter_pel(picture, MARGIN) for picture in (reference, past)]
+    found = block_search(luma, reference, fine, known, torch.tensor([0.04]))
+    assert torch.equal(found[..., 4:8, 6:12], there[..., 4:8, 6:12])
+    only = block_search(luma, reference, fine[:1], known._replace(last=None), torch.tensor([0.04]))
+    assert not only[:, 2].any()
+
+
+def test_what_comes_back_is_taken_from_the_picture_before(codec: NeuralCodec) -> None:
+    """Two scenes take turns; from the third frame on, each is at hand."""
+    (first,) = moving_frames(96, 80, 1)
+    second = Frame(first.y[::-1].copy(), first.u, first.v)
+    stream = encode_stream(codec, [first, second] * 3, [40.0] * 6)
+    frames, states = decode_stream(codec, stream.packets)
+    assert all(same_picture(a.reconstruction, b) for a, b in zip(stream.coded, frames, strict=True))
+    sizes = [len(packet) for packet in stream.packets]
+    assert all(4 * size < sizes[1] for size in sizes[2:]), sizes
+    pictures = [state.state.motion[:, 2] for state in states[1:] if state.state.motion is not None]
+    assert not pictures[0].any()  # an intra frame is all that there is
+    assert all(picture.float().mean() > 0.9 for picture in pictures[1:])
 
 
 def test_what_does_not_change_is_repeated_exactly(codec: NeuralCodec) -> None:

@@ -40,7 +40,7 @@ from rqlvc.codec.laplace import (
     rate_gradient,
 )
 from rqlvc.codec.mixing import Mixer, fresh_mixer
-from rqlvc.codec.motion import Field, Surroundings, as_field, as_vectors, code_field, surroundings
+from rqlvc.codec.motion import Field, Surroundings, as_field, as_motion, code_field, surroundings
 
 MOTION = "motion"
 """Where the bits of vectors are booked; those of latents are under "texture" and "texture hyper"."""
@@ -70,14 +70,15 @@ class MotionContext(NamedTuple):
     """What both sides know of motion before a frame."""
 
     last: Tensor | None
-    """The last frame's vectors (N, 2, h, w) in quarter samples; None after an intra frame."""
+    """The last frame's motion (N, 3, h, w): vectors in quarter samples, and which picture they reach to; None after an
+    intra frame, when there is one picture only."""
     contexts: Tensor
     """(N, contexts, 2), int32: see :mod:`rqlvc.codec.binary`."""
     predicted: bool
     """Whether decoded motion predicts motion."""
 
     def of(self, sample: int, field: Field) -> tuple[Surroundings, Contexts]:
-        """What is around ``field`` (h, w, 2) of one sample of the batch, and contexts that may adapt."""
+        """What is around ``field`` (h, w, 3) of one sample of the batch, and contexts that may adapt."""
         last = None if self.last is None else as_field(self.last[sample])
         return surroundings(field, last, self.predicted), self.contexts[sample].cpu().numpy().copy()
 
@@ -98,7 +99,7 @@ class Place(NamedTuple):
 
 class Coder(Protocol):
     def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Code whole ``vectors`` (N, 2, h, w; quarter samples; None when decoding) of ``size`` (h, w), before any
+        """Code ``vectors`` and their pictures (N, 3, h, w; None when decoding) of ``size`` (h, w), before any
         latents. Returns them, and the contexts after them."""
         ...
 
@@ -161,12 +162,12 @@ class PacketCoder:
         self._around: dict[Kind, Around] = {}
 
     def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        field = np.zeros((*size, 2), np.int32) if vectors is None else as_field(vectors[0])
+        field = np.zeros((*size, 3), np.int32) if vectors is None else as_field(vectors[0])
         before = float(self._coder.bits[0])
         around, contexts = known.of(0, field)
         code_field(self._coder, contexts, around)
         self._book(MOTION, before, field)
-        return as_vectors(field)[None], torch.from_numpy(contexts)[None]
+        return as_motion(field)[None], torch.from_numpy(contexts)[None]
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
         kind = place.kind

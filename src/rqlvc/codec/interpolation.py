@@ -154,10 +154,16 @@ def compensate(reference: Planes, vectors: Tensor) -> Planes:
     return Planes(_moved(reference.luma, vectors, _LUMA), _moved(reference.chroma, vectors, _CHROMA))
 
 
+def towards_reference(motion: Tensor) -> Tensor:
+    """Vectors (N, 2, h, w) to the reference: of ``motion`` (N, 3, h, w) that reaches beyond it, half."""
+    vectors, references = motion[:, :2], motion[:, 2:]
+    return torch.where(references > 0, torch.floor((vectors + 1) / 2), vectors)
+
+
 def follow(vectors: Tensor, last: Tensor) -> Tensor:
     """Vectors to the picture before the reference: each block's, then what the reference's block there had.
 
-    ``vectors``: from this picture to the reference; ``last``: from the reference to the picture before it.
+    ``vectors``, ``last`` (N, 2, h, w): from this picture to the reference, and from that to the picture before it.
     """
     h, w = vectors.shape[-2:]
     unit = BLOCK * PEL

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rqlvc.codec.binary import fresh_contexts
 from rqlvc.codec.entropy import Coder, MotionContext
 from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
-from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel, upsample_blocks
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel, towards_reference, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
 from rqlvc.codec.motion import CONTEXTS, LATENTS, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
@@ -41,9 +41,9 @@ class State(NamedTuple):
     reference: Planes
     quality: Tensor
     texture: Latents | None = None  # None after an intra frame, as all that follow
-    motion: Tensor | None = None  # of the reference, quarter samples
+    motion: Tensor | None = None  # of the reference (N, 3, h, w): quarter samples, and which picture they reach to
     contexts: Tensor | None = None  # of motion's decisions
-    past: Planes | None = None  # what the reference was predicted from
+    past: Planes | None = None  # before the reference; where there is motion
 
 
 VECTOR_UNIT = 32.0  # networks see vectors in units of 8 samples
@@ -51,6 +51,8 @@ VECTOR_UNIT = 32.0  # networks see vectors in units of 8 samples
 
 class Prediction(nn.Module):
     """The prediction from the moved reference and the moved picture before it, its features, and the soft mask.
+
+    Blocks whose vectors reach to the picture before are taken from it alone.
 
     Two pictures with noise of their own predict better than one. Only what was interpolated, or lies at an edge of
     motion, is refined: samples that a whole, even motion repeats are refined already.
@@ -71,9 +73,11 @@ class Prediction(nn.Module):
 
     def forward(self, moved: Planes, past: Planes, motion: Tensor, quality: Tensor) -> tuple[Tensor, Condition]:
         """Masked prediction, fold 4 (N, 24, H / 4, W / 4), and the condition of the inter codec."""
-        samples = fold(moved, 4)
-        other = fold(past, 4) - samples
-        x = torch.cat([samples, upsample_blocks(motion / VECTOR_UNIT, 2), other], dim=1)
+        before = fold(past, 4)
+        samples = torch.where(upsample_blocks(motion[:, 2:], 2) > 0, before, fold(moved, 4))
+        other = before - samples
+        vectors = towards_reference(motion) / VECTOR_UNIT
+        x = torch.cat([samples, upsample_blocks(vectors, 2), other], dim=1)
         fine = features = self.fine(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         coarse = None
         if self.coarse is not None:
@@ -109,10 +113,10 @@ class CoarseFeatures(nn.Module):
 
 
 def _interpolated(motion: Tensor) -> Tensor:
-    """1 where vectors are fractional or differ from a neighbour's, (N, 1, H / 4, W / 4)."""
-    fractional = torch.remainder(motion, PEL) != 0
-    edge = F.max_pool2d(motion, 3, 1, 1) != -F.max_pool2d(-motion, 3, 1, 1)
-    return upsample_blocks((fractional | edge).any(dim=1, keepdim=True).to(torch.float32), 2)
+    """1 where vectors of ``motion`` (N, 3, h, w) are fractional or differ from a neighbour's, (N, 1, H / 4, W / 4)."""
+    fractional = (torch.remainder(motion[:, :2], PEL) != 0).any(dim=1, keepdim=True)
+    edge = (F.max_pool2d(motion, 3, 1, 1) != -F.max_pool2d(-motion, 3, 1, 1)).any(dim=1, keepdim=True)
+    return upsample_blocks((fractional | edge).to(torch.float32), 2)
 
 
 class VideoModel(nn.Module):
@@ -153,21 +157,24 @@ class VideoModel(nn.Module):
         known = MotionContext(state.motion, contexts, self.config.motion_prediction)
         found = None
         if frame is not None:
-            fine = quarter_pel(reference.luma, MARGIN)
+            pictures = [reference] if state.past is None else [reference, state.past]
+            fine = [quarter_pel(picture.luma, MARGIN) for picture in pictures]
             found = block_search(frame.luma, reference.luma, fine, known, quantiser_step(quality))
         motion, contexts = coder.motion(found, known, (height // 8, width // 8))
         motion = motion.to(quality)
 
-        moved = past = compensate(reference, motion)
+        vectors = towards_reference(motion)
+        moved = past = compensate(reference, vectors)
         if state.past is not None and state.motion is not None:
-            past = compensate(state.past, follow(motion, state.motion))
+            through = follow(vectors, towards_reference(state.motion))
+            past = compensate(state.past, torch.where(motion[:, 2:] > 0, motion[:, :2], through))
         prediction, condition = self.prediction(moved, past, motion, quality)
 
         latent = None
         if frame is not None:
             latent = self.inter.analyse(fold(frame, 4) - prediction, quality, condition)
         with torch.autocast(quality.device.type, enabled=False):
-            latents = compand(to_latents(motion) * LATENT_UNIT, self.companding)
+            latents = compand(to_latents(vectors) * LATENT_UNIT, self.companding)
             side = upsample_blocks(self.motion_side(latents.to(self.motion_side.weight.dtype)), 2)
         size = (height // 8, width // 8)
         texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)

@@ -1,9 +1,11 @@
 """Motion of 8x8 blocks: predicted from decoded motion and coded without loss, square after square of 16x16.
 
 Vectors are integers in quarter samples: what is decoded is the same on every machine, and a block that does not move
-stays exactly where it is. A square has one vector, or one for each of its four blocks. A vector is that of a neighbour
-or the last frame's at its place (these are its *candidates*), or differs from the median of its neighbours. Every
-decision is coded by :mod:`rqlvc.codec.binary` in contexts that learn along the group of pictures.
+stays exactly where it is. A square has one vector, or one for each of its four blocks; it reaches to the reference (0)
+or to the picture before it (1; the first inter frame of a group has none). A vector is that of a neighbour or the last
+frame's at its place (these are its *candidates*), or differs from the median of its neighbours, of which those that
+reach to the other picture are doubled or halved. Every decision is coded by :mod:`rqlvc.codec.binary` in contexts that
+learn along the group of pictures.
 """
 
 from typing import Any, NamedTuple
@@ -25,18 +27,19 @@ LATENTS = 8  # of the four blocks of a square: x of the first, differences of th
 
 CANDIDATES = 5  # left, above, above right, the last frame's, zero
 KINDS = 3  # of vectors: a square's, its first block's, another block's
-SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more
+SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more or two pictures
 
 # Where contexts begin.
 _SPLIT = 0  # by split squares to the left and above
-_MERGE = _SPLIT + 3  # by kind, new vectors to the left and above, spread
+_PICTURE = _SPLIT + 3  # of new vectors, by how many of the blocks to the left, above and in the last frame reach to 1
+_MERGE = _PICTURE + 4  # by kind, new vectors to the left and above, spread
 _INDEX = _MERGE + KINDS * 3 * SPREADS  # by kind, number of candidates, index
 _DIFFERENCE = _INDEX + KINDS * CANDIDATES * CANDIDATES  # of components, by kind (two), spread, component
 _COMPONENT = magnitude_contexts(DIGITS)
 CONTEXTS = _DIFFERENCE + 2 * SPREADS * 2 * _COMPONENT
 
 Field = npt.NDArray[np.int32]
-"""Vectors (h, w, 2; x, y) of 8x8 blocks."""
+"""Vectors of 8x8 blocks and which picture they reach to (h, w, 3; x, y, 0 or 1)."""
 
 
 class Surroundings(NamedTuple):
@@ -45,7 +48,7 @@ class Surroundings(NamedTuple):
     field: Field
     """This frame's vectors, as far as they are coded."""
     last: Field
-    """The last frame's; empty after an intra frame."""
+    """The last frame's; empty after an intra frame, when there is no picture before the reference either."""
     predicted: bool
     """Whether they predict anything."""
     marks: npt.NDArray[np.int32]
@@ -57,22 +60,37 @@ def surroundings(field: Field, last: Field | None, predicted: bool) -> Surroundi
     """As they are before the first square."""
     rows, columns = field.shape[0] // 2, field.shape[1] // 2
     marks = np.zeros((rows + 1, columns + 1, 2), np.int32)
-    return Surroundings(field, np.zeros((0, 0, 2), np.int32) if last is None else last, predicted, marks)
+    return Surroundings(field, np.zeros((0, 0, 3), np.int32) if last is None else last, predicted, marks)
+
+
+@njit(**OPTIONS)
+def scaled(component: int, source: int, target: int) -> int:
+    """What a component to picture ``source`` would be to picture ``target``, were motion even."""
+    if source < target:
+        return min(max(2 * component, -VECTOR_LIMIT), VECTOR_LIMIT)
+    return (component + 1) >> 1 if source > target else component
+
+
+@njit(**OPTIONS)
+def _median(values: Any) -> int:
+    """Of three."""
+    return max(min(values[0], values[1]), min(max(values[0], values[1]), values[2]))
 
 
 @njit(**OPTIONS)
 def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
-    """Fill ``found`` (7, 2) for ``size`` x ``size`` blocks from (row, column) on: each candidate once; in the last rows
-    what a new vector differs from, and how many candidates there are and their spread.
+    """Fill ``found`` (8, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and its
+    picture; then what a new vector to picture 0 and to 1 differs from; last how many candidates there are, their
+    spread and how many of the blocks to the left, above and in the last frame reach to picture 1 (-1 without one).
 
     Looks at nothing that is coded later.
     """
     found[CANDIDATES:] = 0
-    if not around.predicted:
-        return
+    second = len(around.last) > 0
+    found[CANDIDATES + 2, 2] = around.last[row, column, 2] if second else -1
     field = around.field
     count = near = 0
-    xs, ys = np.zeros(3, np.int32), np.zeros(3, np.int32)
+    close = np.zeros((3, 3), np.int32)
     for k in range(CANDIDATES):
         i, j = row - 1, column
         if k == 0:
@@ -80,32 +98,39 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
         elif k == 2:
             later = row % 2 == 1 and column % 2 == 1  # the block above right belongs to the next square
             j = column - 1 if later or column + size >= field.shape[1] else column + size
-        x, y = 0, 0
+        x, y, reference = 0, 0, 0
         if k < 3:
             if i < 0 or j < 0:
                 continue
-            x, y = field[i, j]
-            xs[near], ys[near] = x, y
+            x, y, reference = field[i, j]
+            close[near] = field[i, j]
             near += 1
+            if k < 2 and second:
+                found[CANDIDATES + 2, 2] += reference
         elif k == 3:
-            if len(around.last) == 0:
+            if not second:
                 continue
-            x, y = around.last[row, column]
-        known = False
+            x, y, reference = around.last[row, column]
+        known = not around.predicted
         for i in range(count):
-            known |= found[i, 0] == x and found[i, 1] == y
+            known |= found[i, 0] == x and found[i, 1] == y and found[i, 2] == reference
         if not known:
-            found[count, 0], found[count, 1] = x, y
+            found[count, 0], found[count, 1], found[count, 2] = x, y, reference
             count += 1
-    if near == 3:
-        found[CANDIDATES, 0] = max(min(xs[0], xs[1]), min(max(xs[0], xs[1]), xs[2]))
-        found[CANDIDATES, 1] = max(min(ys[0], ys[1]), min(max(ys[0], ys[1]), ys[2]))
-    else:
-        found[CANDIDATES] = found[0]
-    found[CANDIDATES + 1, 0] = count
+    found[CANDIDATES + 2, 0] = count
+    values = np.zeros(3, np.int32)
+    for reference in range(2 if count else 0):
+        for component in range(2):
+            for k in range(near):
+                values[k] = scaled(close[k, component], close[k, 2], reference)
+            if near == 3:
+                found[CANDIDATES + reference, component] = _median(values)
+            else:
+                found[CANDIDATES + reference, component] = scaled(found[0, component], found[0, 2], reference)
     if count > 1:
         apart = abs(found[0, 0] - found[1, 0]) + abs(found[0, 1] - found[1, 1])
-        found[CANDIDATES + 1, 1] = min((apart + 1) // 2, SPREADS - 1)
+        same = found[0, 2] == found[1, 2]
+        found[CANDIDATES + 2, 1] = min((apart + 1) // 2, SPREADS - 1) if same else SPREADS - 1
 
 
 @njit(**OPTIONS)
@@ -116,27 +141,29 @@ def new_around(around: Any, row: int, column: int) -> int:
 
 @njit(**OPTIONS)
 def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vector: Any) -> bool:
-    """Code or decode ``vector`` (2,), whose candidates are ``found``; returns whether it is new. ``new``: what
-    :func:`new_around` says."""
-    count, spread = found[CANDIDATES + 1]
+    """Code or decode ``vector`` (3,; x, y, picture), whose candidates are ``found``; returns whether it is new.
+    ``new``: what :func:`new_around` says."""
+    count, spread, second = found[CANDIDATES + 2]
     same = -1
     for i in range(count):
-        if found[i, 0] == vector[0] and found[i, 1] == vector[1]:
+        if found[i, 0] == vector[0] and found[i, 1] == vector[1] and found[i, 2] == vector[2]:
             same = i
     if count and decide(coder, contexts, _MERGE + (kind * 3 + new) * SPREADS + spread, same >= 0):
         index = 0
         first = _INDEX + (kind * CANDIDATES + count - 1) * CANDIDATES
         while index < count - 1 and not decide(coder, contexts, first + index, index == same):
             index += 1
-        vector[0], vector[1] = found[index]
+        vector[:] = found[index]
         return False
+    vector[2] = second >= 0 and decide(coder, contexts, _PICTURE + second, vector[2] == 1)
+    expected = found[CANDIDATES + vector[2]]
     for component in range(2):
-        difference = vector[component] - found[CANDIDATES, component]
+        difference = vector[component] - expected[component]
         first = _DIFFERENCE + ((min(kind, 1) * SPREADS + spread) * 2 + component) * _COMPONENT
         size = magnitude(coder, contexts, first, DIGITS, abs(difference))
         if size and decide(coder, contexts, -1, difference < 0):
             size = -size
-        vector[component] = min(max(found[CANDIDATES, component] + size, -VECTOR_LIMIT), VECTOR_LIMIT)
+        vector[component] = min(max(expected[component] + size, -VECTOR_LIMIT), VECTOR_LIMIT)
     return True
 
 
@@ -151,11 +178,11 @@ def code_split(coder: Any, contexts: Any, around: Any, row: int, column: int, sp
 def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -> None:
     """Code the square (row, column) of the field of ``around``, or decode it into the field."""
     field, mark = around.field, around.marks[row + 1, column + 1]
-    found = np.zeros((CANDIDATES + 2, 2), np.int32)
-    vector = np.empty(2, np.int32)
+    found = np.zeros((CANDIDATES + 3, 3), np.int32)
+    vector = np.empty(3, np.int32)
     r, c = 2 * row, 2 * column
     split = False
-    for k in range(2):
+    for k in range(3):
         first = field[r, c, k]
         split |= field[r, c + 1, k] != first or field[r + 1, c, k] != first or field[r + 1, c + 1, k] != first
     split = code_split(coder, contexts, around, row, column, split)
@@ -185,13 +212,13 @@ def code_field(coder: BinaryCoder, contexts: Contexts, around: Surroundings) -> 
     _code_squares(coder, contexts, around)
 
 
-def as_field(vectors: Tensor) -> Field:
-    """(2, h, w) to (h, w, 2)."""
-    return vectors.permute(1, 2, 0).to(torch.int32).contiguous().cpu().numpy()
+def as_field(motion: Tensor) -> Field:
+    """(3, h, w) to (h, w, 3)."""
+    return motion.permute(1, 2, 0).to(torch.int32).contiguous().cpu().numpy()
 
 
-def as_vectors(field: Field) -> Tensor:
-    """(h, w, 2) to (2, h, w)."""
+def as_motion(field: Field) -> Tensor:
+    """(h, w, 3) to (3, h, w)."""
     return torch.from_numpy(field).permute(2, 0, 1).float()
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 from rqlvc.errors import RqlvcError
 
-VERSION = 2
+VERSION = 3
 SIZE_MIN = 16
 SIZE_MAX = 8192
 _INTER, _INTRA = 0, 1

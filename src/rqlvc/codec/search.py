@@ -5,6 +5,9 @@ resolution, the last frame's motion and zero; good vectors spread to their neigh
 before it, so the result does not depend on the number of threads. So far prices are rough. The last pass goes through
 the squares in the order of coding and decides by what each would really cost to code, and so what is found also
 depends on the contexts. All vectors are in quarter samples.
+
+In the picture before the reference only squares are searched, from twice the vectors to the reference and without
+walks: full searches there gain 0.2 % of bits more, for 4 ms a frame.
 """
 
 import math
@@ -21,11 +24,12 @@ from torch import Tensor
 from rqlvc.codec.binary import BinaryCoder, counter, pricer
 from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.entropy import MotionContext
-from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL
+from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL, towards_reference
 from rqlvc.codec.motion import (
     CANDIDATES,
+    VECTOR_LIMIT,
     as_field,
-    as_vectors,
+    as_motion,
     code_split,
     code_square,
     code_vector,
@@ -174,10 +178,19 @@ def _consider(
 
 @njit(**OPTIONS)
 def _walk(
-    search: Search, n: int, row: int, column: int, distance: int, around: Any, best: Any, bits: float, work: Any
+    search: Search,
+    n: int,
+    row: int,
+    column: int,
+    distance: int,
+    steps: int,
+    around: Any,
+    best: Any,
+    bits: float,
+    work: Any,
 ) -> float:
-    """Go to the best neighbour at ``distance`` until none is better."""
-    for _ in range(WALK):
+    """Go to the best neighbour at ``distance`` until none is better, at most ``steps`` times."""
+    for _ in range(steps):
         x, y = best[0], best[1]
         for k in range(len(_CROSS)):
             dx, dy = _CROSS[k]
@@ -188,8 +201,8 @@ def _walk(
 
 
 @njit(**OPTIONS)
-def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, left: Any, result: Any) -> None:
-    """Vectors (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), in whole samples.
+def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, steps: int, left: Any, result: Any) -> None:
+    """Vectors (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), at most ``steps`` whole or double samples away.
 
     ``left`` (N, h / 2, w / 2) receives the price of what each leaves of its square.
     """
@@ -207,7 +220,7 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, left: 
                 x, y = search.last[n, 2 * row + k, 2 * column + k]
                 bits = _consider(search, n, row, column, x, y, none, best, bits, work)
             for distance in (2 * PEL, PEL):
-                bits = _walk(search, n, row, column, distance, none, best, bits, work)
+                bits = _walk(search, n, row, column, distance, steps, none, best, bits, work)
             left[n, row, column] = bits - _motion_bits(best, none)
 
 
@@ -316,31 +329,37 @@ class Price(NamedTuple):
 
 @njit(**OPTIONS)
 def _choose(
-    search: Search,
+    searches: Any,
     n: int,
     row: int,
     column: int,
-    size: int,
-    own: Any,
-    price: Any,
-    found: Any,
     kind: int,
+    own: Any,
+    around: Any,
+    price: Any,
     new: int,
+    found: Any,
     best: Any,
     work: Any,
 ) -> float:
-    """The cheapest vector for the block (``size`` 1) or square at (row, column), of ``own`` and its candidates
-    ``found``, into ``best``; returns its bits, those of motion included."""
+    """The cheapest reference and vector for the block or (``kind`` 0) square at (row, column), of its candidates and
+    ``own`` (references, 2), into ``best`` (3,); returns its bits, those of motion included."""
     least = np.inf
-    count = found[CANDIDATES + 1, 0]
-    vector = np.empty(2, np.int32)
-    for k in range(count + 1):
-        vector[:] = found[k] if k < count else own
+    vector = np.empty(3, np.int32)
+    find_candidates(around, row, column, 1 if kind else 2, found)
+    count = found[CANDIDATES + 2, 0]
+    for k in range(count + len(own)):
+        if k < count:
+            vector[:] = found[k]
+        else:
+            vector[:2] = own[k - count]
+            vector[2] = k - count
         price.coder.bits[0] = 0.0
         code_vector(price.coder, price.contexts, found, kind, new, vector)
         bits = price.coder.bits[0]
         if bits < least:
-            if size == 1:
+            search = searches[vector[2]]
+            if kind:
                 bits += _block_bits(search, n, row, column, vector[0], vector[1], work)
             else:
                 bits += _square_bits(search, n, row // 2, column // 2, vector[0], vector[1], least - bits, work)
@@ -358,32 +377,32 @@ def _split_bits(price: Any, around: Any, row: int, column: int, split: bool) -> 
 
 
 @njit(**OPTIONS)
-def _decide(search: Search, n: int, squares: Any, blocks: Any, around: Any, price: Any, coder: Any) -> None:
+def _decide(searches: Any, n: int, squares: Any, blocks: Any, around: Any, price: Any, coder: Any) -> None:
     """Fill the field of ``around`` for picture ``n``, square by square with what costs least to code.
 
-    ``squares``, ``blocks``: what the search has found for each. ``coder`` lets the contexts adapt.
+    ``searches``: what candidates of each reference are measured on. ``squares`` (N, h / 2, w / 2, references, 2),
+    ``blocks`` (N, h, w, references, 2): what the search has found for each. ``coder`` lets the contexts adapt.
     """
     field = around.field
-    found = np.zeros((CANDIDATES + 2, 2), np.int32)
-    common, best = np.empty(2, np.int32), np.empty(2, np.int32)
+    found = np.zeros((CANDIDATES + 3, 3), np.int32)
+    common, best = np.empty(3, np.int32), np.empty(3, np.int32)
     work = np.empty(BLOCK * BLOCK, np.float32)
     for row in range(field.shape[0] // 2):
         for column in range(field.shape[1] // 2):
             r, c = 2 * row, 2 * column
             new = new_around(around, row, column)
-            find_candidates(around, r, c, 2, found)
             whole = _split_bits(price, around, row, column, False)
-            whole += _choose(search, n, r, c, 2, squares[n, row, column], price, found, 0, new, common, work)
+            whole += _choose(searches, n, r, c, 0, squares[n, row, column], around, price, new, found, common, work)
             differs = False
             for k in range(4):
-                own = blocks[n, r + k // 2, c + k % 2]
-                differs |= own[0] != common[0] or own[1] != common[1]
+                own = blocks[n, r + k // 2, c + k % 2, 0]
+                differs |= common[2] != 0 or own[0] != common[0] or own[1] != common[1]
             split = _split_bits(price, around, row, column, True) if differs else np.inf
             for k in range(4):
                 i, j = r + k // 2, c + k % 2
                 if split < whole:
-                    find_candidates(around, i, j, 1, found)
-                    split += _choose(search, n, i, j, 1, blocks[n, i, j], price, found, 1 + min(k, 1), new, best, work)
+                    own = blocks[n, i, j]
+                    split += _choose(searches, n, i, j, 1 + min(k, 1), own, around, price, new, found, best, work)
                     field[i, j] = best
             if split >= whole:
                 for k in range(4):
@@ -438,33 +457,53 @@ def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
         return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
 
 
-@torch.no_grad()
-def block_search(luma: Tensor, reference: Tensor, fine: Tensor, known: MotionContext, step: Tensor) -> Tensor:
-    """Motion (N, 2, H / 8, W / 8; x, y in quarter samples) that predicts ``luma`` from ``reference``.
+def _doubled(vectors: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Vectors to the picture before the reference, were motion even."""
+    return np.clip(2 * vectors, -VECTOR_LIMIT, VECTOR_LIMIT)
 
-    ``luma``, ``reference``: (N, 1, H, W) on [0, 1]; H and W are multiples of 16. ``fine``: what
-    :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference with a margin of 24. ``known``: what motion is
-    coded with. ``step``: quantiser step (N,), which sets the price. Runs on the CPU.
-    """
-    pictures, h, w = luma.shape[0], luma.shape[2] // BLOCK, luma.shape[3] // BLOCK
-    blocks, half = (pictures, h, w), (pictures, h // 2, w // 2)
-    search = Search(
-        fine.numpy(),
-        _block_dct(luma),
-        np.zeros((*blocks, 2), np.int32) if known.last is None else np.stack([as_field(last) for last in known.last]),
-        (float(_UNIT) / (255 * step)).float().cpu().numpy(),
-    )
-    small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
-    seeds = _vectors(_coarse_seeds, blocks, small, other)
+
+def _find_squares(search: Search, seeds: npt.NDArray[np.int32], steps: int) -> npt.NDArray[np.int32]:
+    """Vectors (N, h / 2, w / 2, 2) of squares from seeds (N, h, w, 2)."""
+    pictures, h, w = seeds.shape[:3]
+    half = (pictures, h // 2, w // 2)
     left = np.empty(half, np.float64)
-    squares = _vectors(_squares_from_seeds, half, search, seeds, left)
+    squares = _vectors(_squares_from_seeds, half, search, seeds, steps, left)
     for fractions in PASSES:
         before, left = left, np.empty(half, np.float64)
         squares = _vectors(_squares_from_neighbours, half, search, squares, before, fractions, left)
-    apart = _vectors(_blocks, blocks, search, squares, seeds)
+    return squares
+
+
+@torch.no_grad()
+def block_search(luma: Tensor, reference: Tensor, fine: list[Tensor], known: MotionContext, step: Tensor) -> Tensor:
+    """Motion (N, 3, H / 8, W / 8; x, y in quarter samples, which picture they reach to) that predicts ``luma``.
+
+    ``luma``, ``reference``: (N, 1, H, W) on [0, 1]; H and W are multiples of 16. ``fine``: what
+    :func:`~rqlvc.codec.interpolation.quarter_pel` made of the reference and of the picture before it, where there is
+    one, with a margin of 24. ``known``: what motion is coded with. ``step``: quantiser step (N,), which sets the price.
+    Runs on the CPU.
+    """
+    pictures, h, w = luma.shape[0], luma.shape[2] // BLOCK, luma.shape[3] // BLOCK
+    last = np.zeros((pictures, h, w, 2), np.int32)
+    if known.last is not None:
+        last = np.stack([as_field(vectors) for vectors in towards_reference(known.last)])
+    scale = (float(_UNIT) / (255 * step)).float().cpu().numpy()
+    search = Search(fine[0].numpy(), _block_dct(luma), last, scale)
+    small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
+    seeds = _vectors(_coarse_seeds, (pictures, h, w), small, other)
+    squares = _find_squares(search, seeds, WALK)
+    apart = _vectors(_blocks, (pictures, h, w), search, squares, seeds)
+    searches, found, found_apart = (search, search), [squares], [apart]
+    if len(fine) > 1:
+        before = Search(fine[1].numpy(), search.blocks, _doubled(last), scale)
+        squares = _find_squares(before, _doubled(apart), 0)
+        searches = (search, before)
+        found.append(squares)
+        found_apart.append(squares.repeat(2, axis=1).repeat(2, axis=2))
+    squares, apart = np.stack(found, axis=-2), np.stack(found_apart, axis=-2)
     fields = []
     for n in range(pictures):
-        around, contexts = known.of(n, np.zeros((h, w, 2), np.int32))
-        _decide(search, n, squares, apart, around, Price(pricer(), contexts), counter(len(contexts)))
-        fields.append(as_vectors(around.field))
+        around, contexts = known.of(n, np.zeros((h, w, 3), np.int32))
+        _decide(searches, n, squares, apart, around, Price(pricer(), contexts), counter(len(contexts)))
+        fields.append(as_motion(around.field))
     return torch.stack(fields).to(luma)
