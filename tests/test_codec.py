@@ -47,6 +47,10 @@ def content(value: Any) -> Any:
     """A deep copy of a state, to compare with."""
     if isinstance(value, Tensor):
         return value.clone().numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, dict):
+        return {key: content(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return tuple(content(item) for item in value)
     if is_dataclass(value):

@@ -239,12 +239,13 @@ def test_parts_name_where_the_bits_go(codec: NeuralCodec, quality: float) -> Non
 
 
 def test_training_estimates_what_the_codec_writes(codec: NeuralCodec) -> None:
-    """The loss's rate of an intra frame, by the same networks, against the packet (which skips the smallest bin)."""
+    """The loss's rate of an intra frame against the packet, whose contexts learn what the networks do not know: in this
+    regular picture a good part."""
     (frame,) = moving_frames(192, 128, 1)
     estimator = Estimator()
     with torch.inference_mode():
         planes = from_frame(frame, torch.device("cpu"))
         codec.model.intra_frame(estimator, torch.tensor([50.0]), planes, (128, 192))
     estimate = float(sum(bits.sum() for bits in estimator.bits.values()))
-    payload = codec.encode(frame, 50.0, None).payload
-    assert estimate == pytest.approx(8 * len(payload) - HEADER_BITS, rel=0.1)
+    bits = 8 * len(codec.encode(frame, 50.0, None).payload) - HEADER_BITS
+    assert 0.7 * estimate < bits < 1.02 * estimate

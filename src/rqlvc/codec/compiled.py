@@ -1,7 +1,7 @@
 """Loops compiled by Numba and run over rows in as many threads as PyTorch has: what no tensor operation does well.
 
 Loops over samples may differ in the last bit between machines. Those that a decoder's parse depends on (in
-:mod:`rqlvc.codec.entropy`) hold nothing but integers.
+:mod:`rqlvc.codec.binary` and what is above it) hold nothing but integers.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Integer-exact convolution: the arithmetic that every number that picks a probability table goes through.
+"""Integer-exact convolution: the arithmetic that every number that picks a probability goes through.
 
 Activations and weights are integers held in floating point. A sum of products of integers is exact in float32 in
 any order of addition while it stays below 2^24, so these layers give the same integers on any device, in any number

@@ -1,4 +1,4 @@
-"""The weights file: networks, probability tables and configuration in one safetensors file."""
+"""The weights file: networks, contexts that have learnt and configuration in one safetensors file."""
 
 import hashlib
 import json
