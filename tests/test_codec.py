@@ -192,10 +192,21 @@ def test_each_part_can_be_switched(config: ModelConfig, tmp_path: Path) -> None:
     assert len(symbols_of(states[-1])) == 3
 
 
+@pytest.mark.parametrize(("column", "number"), [(0, 0), (1, 2**15)])
+def test_broken_contexts_are_refused(column: int, number: int, tmp_path: Path) -> None:
+    """A probability of zero, or more decisions seen than are ever counted: learning would leave its tables."""
+    mixers = new_mixers()
+    mixers["inter"].contexts[7, column] = number
+    path = tmp_path / "codec.safetensors"
+    write_weights(path, untrained(), mixers)
+    with pytest.raises(RqlvcError, match="contexts"):
+        load(device="cpu", weights=path)
+
+
 def test_the_identity_is_a_digest_of_the_weights(codec: NeuralCodec, tmp_path: Path) -> None:
     assert codec.identity == neural_codec().identity
     altered = bytearray(weights_path().read_bytes())
-    altered[-1] ^= 1
+    altered[-4] ^= 1  # the lowest bit of the last number: what is read is still sound
     path = tmp_path / "altered.safetensors"
     path.write_bytes(altered)
     assert load(device="cpu", weights=path).identity != codec.identity

@@ -22,6 +22,8 @@ _PROBABILITY_SHIFT = 4
 _WEIGHT_SHIFT = 16  # weights are in units of 1/65536
 _LEARNING_SHIFT = 16  # with the units above, a rate of 0.004
 FIRST_WEIGHT = int(0.3 * 2**_WEIGHT_SHIFT)
+_WEIGHT_LIMIT = 16 * 2**_WEIGHT_SHIFT
+"""Far beyond what is ever learnt, so that no sum overflows."""
 SLOWEST = 1 / 160
 """A context's n-th decision moves it by 1 / (n + 1.5) of the way, and by this at least."""
 TRUSTED = 30
@@ -51,6 +53,17 @@ class Mixer(NamedTuple):
 
     def copy(self) -> "Mixer":
         return Mixer(self.contexts.copy(), self.weights.copy())
+
+    def sound(self) -> bool:
+        """Whether all is within the range that :func:`learn` keeps it in."""
+        known, seen = self.contexts.T
+        return bool(
+            (known > 0).all()
+            and (known < ONE).all()
+            and (seen >= 0).all()
+            and (seen < len(_RATES)).all()
+            and (np.abs(self.weights) <= _WEIGHT_LIMIT).all()
+        )
 
     def rested(self) -> "Mixer":
         """As a group of pictures starts with: ready to learn."""
@@ -100,7 +113,3 @@ def learn(mixer: Any, row: int, decision: Any, probability: int, one: bool) -> N
         known += ((goal - known) * np.int64(_RATES[seen])) >> 16
         mixer.contexts[place, 0] = min(max(known, 1), ONE - 1)
         mixer.contexts[place, 1] = min(seen + 1, len(_RATES) - 1)
-
-
-_WEIGHT_LIMIT = 1 << 20
-"""Sixteen: far beyond what is ever learnt, so that no sum overflows."""

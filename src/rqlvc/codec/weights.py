@@ -74,7 +74,7 @@ def read_weights(path: Path = DEFAULT_WEIGHTS) -> Weights:
     try:
         mixers = {kind: _mixer(kind, tensors) for kind in get_args(Kind)}
     except (KeyError, ValueError) as error:
-        raise RqlvcError(f"{path} holds contexts of another shape: it belongs to another version.") from error
+        raise RqlvcError(f"{path} holds other contexts, or broken ones: get a fresh copy of it.") from error
     model = VideoModel(ModelConfig(**json.loads(metadata["config"])))
     try:
         model.load_state_dict(tensors)
@@ -88,6 +88,7 @@ def _mixer(kind: Kind, tensors: dict[str, Tensor]) -> Mixer:
     contexts = tensors.pop(f"{_MIXERS}{kind}.contexts").to(torch.int32).numpy()
     weights = tensors.pop(f"{_MIXERS}{kind}.weights").numpy()
     wanted = new_mixer(kind)
-    if contexts.shape != wanted.contexts.shape or weights.shape != wanted.weights.shape:
+    mixer = Mixer(contexts, weights)
+    if contexts.shape != wanted.contexts.shape or weights.shape != wanted.weights.shape or not mixer.sound():
         raise ValueError(kind)
-    return Mixer(contexts, weights)
+    return mixer
