@@ -82,7 +82,7 @@ def train_codec(
     except KeyboardInterrupt:
         say(f"interrupted: go on with --resume --out {out}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    say("measuring the probability tables")
+    say("letting the contexts learn")
     identity = export(average, out / "codec.safetensors", clips, pictures, device=device)
     plot_curves(out / LOG, out / "curves.png")
     card = model_card(average, identity, [*run.history, run.describe()], clips, pictures, out / LOG, device)

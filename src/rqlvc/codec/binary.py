@@ -183,7 +183,7 @@ def finish(coder: BinaryCoder) -> bytes:
     _end(coder)
     length = int(coder.state[_PLACE])
     if length > len(coder.data):
-        raise RqlvcError(f"{length} bytes of motion in one frame are more than any picture needs: this is a defect.")
+        raise RqlvcError(f"A packet of {length} bytes is more than any picture needs: this is a defect.")
     return coder.data[1:length].tobytes().rstrip(b"\0")  # nothing carries into the first byte: it is 0
 
 
@@ -194,13 +194,15 @@ def magnitude_contexts(longest: int) -> int:
 
 @njit(**OPTIONS)
 def magnitude(coder: Any, contexts: Any, first: int, longest: int, value: int) -> int:
-    """Code or decode ``value`` (0 to 2**longest - 2): its length in binary, then its digits, of which the first has
-    contexts of its own. The contexts begin with ``first``."""
+    """Code or decode ``value`` (0 to 2**(longest + 1) - 2): its length in binary, then its digits, of which the first
+    has contexts of its own. The contexts begin with ``first``; below 0, all chances are even."""
     length = 0
-    while length < longest and decide(coder, contexts, first + length, (value + 1) >> (length + 1) > 0):
+    while length < longest:
+        if not decide(coder, contexts, first + length if first >= 0 else -1, (value + 1) >> (length + 1) > 0):
+            break
         length += 1
     result = 1
     for digit in range(length - 1, -1, -1):
-        context = first + longest + 1 + length if digit == length - 1 else -1
+        context = first + longest + 1 + length if first >= 0 and digit == length - 1 else -1
         result = 2 * result + int(decide(coder, contexts, context, ((value + 1) >> digit) & 1 == 1))
     return result - 1

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.codec.binary import ONE, READ, code, mode
+from rqlvc.codec.binary import ONE, READ, code, magnitude, mode
 from rqlvc.codec.compiled import OPTIONS
 from rqlvc.codec.laplace import BINS, bin_scales
 from rqlvc.codec.mixing import INPUTS, Decision, learn, predict
@@ -36,7 +36,9 @@ _PARTNERS = 5
 _LARGE = 3  # magnitudes from here on surprise alike
 _UNIT = 256  # of what is expected
 _SET_BINS = 7  # that share a set of weights
-SETS = 3 * 2 * (BINS // _SET_BINS + 1)
+_BIN_SETS = BINS // _SET_BINS + 1
+_SET_STEPS = 3  # that have weights of their own
+SETS = _SET_STEPS * 2 * _BIN_SETS
 """Of weights, for a mixer: by step, by whether the squares beside are coded earlier, and by bin."""
 
 
@@ -242,45 +244,32 @@ def code_block(
             channel = channels[j]
             _find_places(layout, around, square, channel, scale_bin, decision.places)
             shift = layout.shifts[scale_bin]
-            row = parity * (BINS // _SET_BINS + 1) + scale_bin // _SET_BINS
-            symbol = magnitude = step = 0
+            row = parity * _BIN_SETS + scale_bin // _SET_BINS
+            symbol = size = step = 0
             while True:
                 probability = predict(mixer, row, decision)
                 if step == 0 and not decode:
                     symbol = _chosen(values[i, j], scale_bin, 1 - probability / ONE, choice)
-                    magnitude = abs(symbol)
-                more = code(coder, probability, (magnitude >> shift) > step)
+                    size = abs(symbol)
+                more = code(coder, probability, (size >> shift) > step)
                 learn(mixer, row, decision, probability, more)
                 if not more:
                     break
                 step += 1
                 if step == UNARY:
-                    step += _plainly(coder, (magnitude >> shift) - step)
+                    step += magnitude(coder, mixer.contexts, -1, _DIGITS, (size >> shift) - step)
                     break
-                if step < 3:
-                    row += 2 * (BINS // _SET_BINS + 1)
+                if step < _SET_STEPS:
+                    row += 2 * _BIN_SETS
                 if step < _STEPS:
                     for k in range(INPUTS):
                         decision.places[k] += 1
-            size = step
+            known = step
             for digit in range(shift - 1, -1, -1):
-                size = 2 * size + int(code(coder, ONE // 2, (magnitude >> digit) & 1 == 1))
-            if size and code(coder, ONE // 2, symbol < 0):
-                symbols[i, j] = -size
-            else:
-                symbols[i, j] = size
+                known = 2 * known + int(code(coder, ONE // 2, (size >> digit) & 1 == 1))
+            size = known
+            negative = size > 0 and code(coder, ONE // 2, symbol < 0)
+            symbols[i, j] = -size if negative else size
             around.magnitudes[square, channel] = size
             around.expected[square] += layout.expected[scale_bin]
             around.surprise[square] += min(size, _LARGE) * _UNIT - layout.expected[scale_bin]
-
-
-@njit(**OPTIONS)
-def _plainly(coder: Any, value: int) -> int:
-    """Code or decode a number of at most 15 binary digits: how many it has (less one, of value + 1), then they."""
-    length = 0
-    while length < _DIGITS and code(coder, ONE // 2, (value + 1) >> (length + 1) > 0):
-        length += 1
-    result = 1
-    for digit in range(length - 1, -1, -1):
-        result = 2 * result + int(code(coder, ONE // 2, ((value + 1) >> digit) & 1 == 1))
-    return result - 1

@@ -156,7 +156,7 @@ class PacketCoder:
     def __init__(self, coder: BinaryCoder, mixers: Mixers) -> None:
         self.mixers: dict[Kind, Mixer] = dict(mixers)
         self.bits: dict[str, float] = {}
-        """By part; stays empty when decoding."""
+        """By part; nothing is added up when decoding."""
         self.checksum = 0
         self._coder = coder
         self._around: dict[Kind, Around] = {}

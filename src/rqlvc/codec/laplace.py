@@ -25,20 +25,35 @@ BIT_PRICE = {"texture": math.log(2) / 6}
 optimum of the samples' quantiser. Hyper-latents are rounded to nearest."""
 
 
+def scale_of(bins: Tensor) -> Tensor:
+    """Laplace scale of ``bins``, in quantiser steps."""
+    return SCALE_MIN * torch.exp(bins * LOG_STEP)
+
+
 def bin_scales() -> Tensor:
-    """Laplace scale of each bin, in quantiser steps, (64,)."""
-    return SCALE_MIN * torch.exp(torch.arange(BINS, dtype=torch.float32) * LOG_STEP)
+    """That of each bin, (64,)."""
+    return scale_of(torch.arange(BINS, dtype=torch.float32))
 
 
 def laplace_bits(symbol: Tensor, bins: Tensor) -> Tensor:
     """-log2 of the probability that a Laplace variable of the bin's scale rounds to ``symbol``."""
-    scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
+    scale = scale_of(bins)
     magnitude = symbol.abs()
     tail = torch.exp(-0.5 / scale)
     zero = -torch.log2(1 - tail + 1e-9)
     # For n >= 1: exp(-(n - 1/2) / scale) * (1 - exp(-1 / scale)) / 2.
     other = ((magnitude - 0.5) / scale - torch.log(1 - tail * tail + 1e-9)) / math.log(2) + 1
     return torch.where(magnitude < 0.5, zero, other)
+
+
+def _first_step(bins: Tensor) -> Tensor:
+    """Bits that a one costs more than a zero."""
+    return laplace_bits(torch.ones_like(bins), bins) - laplace_bits(torch.zeros_like(bins), bins)
+
+
+def _further_step(bins: Tensor) -> Tensor:
+    """Bits that every further step of magnitude costs."""
+    return 1 / (math.log(2) * scale_of(bins))
 
 
 class Rounding(NamedTuple):
@@ -62,9 +77,9 @@ def laplace_rounding(part: str) -> Rounding:
     """
     price = BIT_PRICE.get(part, 0.0) / 2
     bins = torch.arange(BINS, dtype=torch.float32)
-    first = laplace_bits(torch.ones(BINS), bins) - laplace_bits(torch.zeros(BINS), bins)
-    further = 1 / (math.log(2) * bin_scales())
-    return Rounding(0.5 - (price * further).clamp(0, 0.45), 0.5 + (price * first).clamp(0, MOST))
+    return Rounding(
+        0.5 - (price * _further_step(bins)).clamp(0, 0.45), 0.5 + (price * _first_step(bins)).clamp(0, MOST)
+    )
 
 
 def bits_of_one() -> Tensor:
@@ -105,8 +120,6 @@ def rate_gradient(value: Tensor, symbol: Tensor, bins: Tensor) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(value)
     with torch.no_grad():
-        scale = SCALE_MIN * torch.exp(bins * LOG_STEP)
-        first = laplace_bits(torch.ones_like(bins), bins) - laplace_bits(torch.zeros_like(bins), bins)
-        slope = torch.where(symbol == 0, first, 1 / (math.log(2) * scale))
+        slope = torch.where(symbol == 0, _first_step(bins), _further_step(bins))
     magnitude = value.abs() * slope
     return magnitude - magnitude.detach()

@@ -26,6 +26,9 @@ DIGITS = 13
 LATENTS = 8  # of the four blocks of a square: x of the first, differences of the others from it; then y
 
 CANDIDATES = 5  # left, above, above right, the last frame's, zero
+EXPECTED = CANDIDATES  # the row, after the candidates, of what a new vector to picture 0 differs from; then to 1
+FACTS = EXPECTED + 2  # the row of the candidates' number, their spread, and the context of the picture
+ROWS = FACTS + 1
 KINDS = 3  # of vectors: a square's, its first block's, another block's
 SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more or two pictures
 
@@ -85,9 +88,9 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
 
     Looks at nothing that is coded later.
     """
-    found[CANDIDATES:] = 0
+    found[EXPECTED:] = 0
     second = len(around.last) > 0
-    found[CANDIDATES + 2, 2] = around.last[row, column, 2] if second else -1
+    found[FACTS, 2] = around.last[row, column, 2] if second else -1
     field = around.field
     count = near = 0
     close = np.zeros((3, 3), np.int32)
@@ -106,7 +109,7 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
             close[near] = field[i, j]
             near += 1
             if k < 2 and second:
-                found[CANDIDATES + 2, 2] += reference
+                found[FACTS, 2] += reference
         elif k == 3:
             if not second:
                 continue
@@ -117,20 +120,20 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
         if not known:
             found[count, 0], found[count, 1], found[count, 2] = x, y, reference
             count += 1
-    found[CANDIDATES + 2, 0] = count
+    found[FACTS, 0] = count
     values = np.zeros(3, np.int32)
     for reference in range(2 if count else 0):
         for component in range(2):
             for k in range(near):
                 values[k] = scaled(close[k, component], close[k, 2], reference)
             if near == 3:
-                found[CANDIDATES + reference, component] = _median(values)
+                found[EXPECTED + reference, component] = _median(values)
             else:
-                found[CANDIDATES + reference, component] = scaled(found[0, component], found[0, 2], reference)
+                found[EXPECTED + reference, component] = scaled(found[0, component], found[0, 2], reference)
     if count > 1:
         apart = abs(found[0, 0] - found[1, 0]) + abs(found[0, 1] - found[1, 1])
         same = found[0, 2] == found[1, 2]
-        found[CANDIDATES + 2, 1] = min((apart + 1) // 2, SPREADS - 1) if same else SPREADS - 1
+        found[FACTS, 1] = min((apart + 1) // 2, SPREADS - 1) if same else SPREADS - 1
 
 
 @njit(**OPTIONS)
@@ -143,7 +146,7 @@ def new_around(around: Any, row: int, column: int) -> int:
 def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vector: Any) -> bool:
     """Code or decode ``vector`` (3,; x, y, picture), whose candidates are ``found``; returns whether it is new.
     ``new``: what :func:`new_around` says."""
-    count, spread, second = found[CANDIDATES + 2]
+    count, spread, second = found[FACTS]
     same = -1
     for i in range(count):
         if found[i, 0] == vector[0] and found[i, 1] == vector[1] and found[i, 2] == vector[2]:
@@ -156,7 +159,7 @@ def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vect
         vector[:] = found[index]
         return False
     vector[2] = second >= 0 and decide(coder, contexts, _PICTURE + second, vector[2] == 1)
-    expected = found[CANDIDATES + vector[2]]
+    expected = found[EXPECTED + vector[2]]
     for component in range(2):
         difference = vector[component] - expected[component]
         first = _DIFFERENCE + ((min(kind, 1) * SPREADS + spread) * 2 + component) * _COMPONENT
@@ -178,7 +181,7 @@ def code_split(coder: Any, contexts: Any, around: Any, row: int, column: int, sp
 def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -> None:
     """Code the square (row, column) of the field of ``around``, or decode it into the field."""
     field, mark = around.field, around.marks[row + 1, column + 1]
-    found = np.zeros((CANDIDATES + 3, 3), np.int32)
+    found = np.zeros((ROWS, 3), np.int32)
     vector = np.empty(3, np.int32)
     r, c = 2 * row, 2 * column
     split = False

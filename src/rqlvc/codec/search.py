@@ -26,7 +26,8 @@ from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.entropy import MotionContext
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL, towards_reference
 from rqlvc.codec.motion import (
-    CANDIDATES,
+    FACTS,
+    ROWS,
     VECTOR_LIMIT,
     as_field,
     as_motion,
@@ -347,7 +348,7 @@ def _choose(
     least = np.inf
     vector = np.empty(3, np.int32)
     find_candidates(around, row, column, 1 if kind else 2, found)
-    count = found[CANDIDATES + 2, 0]
+    count = found[FACTS, 0]
     for k in range(count + len(own)):
         if k < count:
             vector[:] = found[k]
@@ -384,7 +385,7 @@ def _decide(searches: Any, n: int, squares: Any, blocks: Any, around: Any, price
     ``blocks`` (N, h, w, references, 2): what the search has found for each. ``coder`` lets the contexts adapt.
     """
     field = around.field
-    found = np.zeros((CANDIDATES + 3, 3), np.int32)
+    found = np.zeros((ROWS, 3), np.int32)
     common, best = np.empty(3, np.int32), np.empty(3, np.int32)
     work = np.empty(BLOCK * BLOCK, np.float32)
     for row in range(field.shape[0] // 2):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rqlvc.codec.entropy import MOTION, Estimator
+from rqlvc.codec.entropy import MOTION, Coder, Estimator
 from rqlvc.codec.integer import straight_through
 from rqlvc.codec.model import ModelConfig, State, VideoModel
 from rqlvc.codec.planes import Planes
@@ -143,11 +143,7 @@ def code_chain(
     for frame, quality in zip(frames, qualities, strict=True):
         coder = Estimator()
         intra = state is None
-        if state is None:
-            decoded, state = model.intra_frame(coder, quality, frame, (height, width))
-        else:
-            decoded, state = model.inter_frame(coder, quality, frame, state)
-        state = state._replace(reference=eight_bits(decoded))
+        decoded, state = code_frame(model, coder, frame, quality, state)
         parts = {name: bits / (height * width) for name, bits in coder.bits.items()}
         rate = sum(parts.values(), torch.zeros_like(quality))
         results.append(Coded(rate, distortion(decoded, frame), parts, intra))
@@ -155,8 +151,19 @@ def code_chain(
     return results, state
 
 
-def eight_bits(picture: Planes) -> Planes:
-    """What a decoder keeps of it."""
+def code_frame(
+    model: VideoModel, coder: Coder, frame: Planes, quality: Tensor, state: State | None
+) -> tuple[Planes, State]:
+    """Code a frame, intra where there is no ``state``; the state after it holds the picture as a decoder keeps it."""
+    if state is None:
+        height, width = frame.luma.shape[-2:]
+        decoded, state = model.intra_frame(coder, quality, frame, (height, width))
+    else:
+        decoded, state = model.inter_frame(coder, quality, frame, state)
+    return decoded, state._replace(reference=_eight_bits(decoded))
+
+
+def _eight_bits(picture: Planes) -> Planes:
 
     def rounded(samples: Tensor) -> Tensor:
         samples = samples.clamp(0, 1)

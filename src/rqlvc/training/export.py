@@ -13,7 +13,7 @@ from rqlvc.codec.model import State, VideoModel
 from rqlvc.codec.motion import CONTEXTS
 from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
-from rqlvc.training.codec import eight_bits, sample_qualities
+from rqlvc.training.codec import code_frame, sample_qualities
 from rqlvc.training.data import Clip, batches
 
 
@@ -32,13 +32,7 @@ def learn_contexts(
             for frame, level in zip(frames, levels, strict=True):
                 packet = PacketCoder(coder, mixers)
                 one = Planes(*(samples[sample : sample + 1].to(device) for samples in (frame.luma, frame.chroma)))
-                quality = level[sample : sample + 1].to(device)
-                if state is None:
-                    height, width = one.luma.shape[-2:]
-                    decoded, state = model.intra_frame(packet, quality, one, (height, width))
-                else:
-                    decoded, state = model.inter_frame(packet, quality, one, state)
-                state = state._replace(reference=eight_bits(decoded))
+                _, state = code_frame(model, packet, one, level[sample : sample + 1].to(device), state)
                 mixers = packet.mixers
     return mixers
 
