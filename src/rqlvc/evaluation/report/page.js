@@ -52,9 +52,14 @@ function ticks([low, high], log, most) {
     }
   }
   const rough = (high - low) / Math.max(most, 1), power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= rough * 0.999);
-  const found = [];
-  for (let k = Math.ceil(low / step); k * step <= high * (1 + 1e-9); k++) found.push(+(k * step).toPrecision(12));
+  const steps = [10, 5, 2, 1, 0.5].map((factor) => factor * power);
+  const widest = steps.findLastIndex((value) => value >= rough * 0.999);
+  let found = [];
+  for (const step of steps.slice(widest)) {
+    found = [];
+    for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * (high - low); k++) found.push(+(k * step).toPrecision(12));
+    if (found.length >= 2) break; // one label tells no scale
+  }
   return found;
 }
 
@@ -230,6 +235,7 @@ function legend(id, entries) {
 // --- an evaluation --------------------------------------------------------------------------------------------------
 
 const METRICS = { psnr_yuv: ["PSNR-YUV", "dB", 2], psnr_y: ["PSNR-Y", "dB", 2], psnr_rgb: ["PSNR-RGB", "dB", 2], ms_ssim: ["MS-SSIM", "", 4], vmaf: ["VMAF", "", 1] };
+const BEYOND = 1.1; // times a rate of the constant levels: so far their curve is drawn out at its ends
 const hidden = new Set();
 const chosen = (id) => $(id).value;
 const slotOf = (name) => data.slots[name] || "neutral";
@@ -248,11 +254,13 @@ function drawCurves() {
     return { name, slot: slotOf(name), points, x: points.map(rateOf), y: points.map((encode) => encode[metric]) };
   });
   const base = curves.find((curve) => curve.name === "constant");
+  // A controller that spends a little less than the lowest level, or more than the highest, is compared too.
   const inside = (x) => {
-    for (let i = 1; base && i < base.x.length; i++)
-      if (x >= base.x[i - 1] && x <= base.x[i])
-        return base.y[i - 1] + ((base.y[i] - base.y[i - 1]) * Math.log(x / base.x[i - 1])) / (Math.log(base.x[i] / base.x[i - 1]) || 1);
-    return null;
+    const last = base ? base.x.length - 1 : 0;
+    if (last < 1 || x < base.x[0] / BEYOND || x > base.x[last] * BEYOND) return null;
+    let i = 1;
+    while (i < last && x > base.x[i]) i++;
+    return base.y[i - 1] + ((base.y[i] - base.y[i - 1]) * Math.log(x / base.x[i - 1])) / (Math.log(base.x[i] / base.x[i - 1]) || 1);
   };
   for (const curve of curves) curve.gain = curve.x.map((x, i) => (inside(x) === null ? null : curve.y[i] - inside(x)));
   const compared = curves.filter((curve) => curve !== base && data.controllers.includes(curve.name));
@@ -365,13 +373,14 @@ function drawBeliefs() {
   host.replaceChildren();
   const domain = extent(shown.flatMap(([, { belief }]) => belief.bits.map(kilo)), true, 0.12);
   const curve = Array.from({ length: 61 }, (_, i) => domain[0] * (domain[1] / domain[0]) ** (i / 60));
-  for (const [name, { belief, sequence }] of shown) {
+  for (const [name, { belief, frames, sequence }] of shown) {
     const box = node("section", {}, host), slot = slotOf(name), { frame, alpha, beta } = belief, levels = data.curve_levels;
+    const what = `${frames.intra.includes(frame) ? "I " : ""}frame ${frame}`;
     const believed = (quality) => (alpha ? Math.exp((quality - beta) / alpha) : null);
     const level = (bits) => Math.min(63, Math.max(0, alpha * Math.log(bits) + beta));
     const mean = levels.reduce((sum, quality, i) => sum + Math.abs(level(belief.bits[i]) - quality), 0) / levels.length;
     const heading = node("h3", { class: `key ${slot}` }, box, `${name} `);
-    node("span", {}, heading, alpha ? `frame ${frame}, ${fixed(mean, 1)} levels off on average` : `frame ${frame}, has no curve of this form`);
+    node("span", {}, heading, alpha ? `${what}, ${fixed(mean, 1)} levels off on average` : `${what}, has no curve of this form`);
     const chart = node("figure", { class: "chart" }, box), x = belief.bits.map(kilo);
     draw(chart, {
       label: `Quality level over bits of frame ${frame} of ${sequence}: real, and as ${name} had them`,
@@ -390,11 +399,6 @@ function drawBeliefs() {
 }
 
 function startRun() {
-  for (const name of data.references) {
-    const entry = node("span", {}, $("chips"));
-    swatch(slotOf(name), styleOf(name), true, entry, false, shapeFor(name));
-    entry.append(name);
-  }
   for (const name of data.controllers) {
     const chip = node("button", { type: "button", "aria-pressed": "true" }, $("chips"));
     swatch(slotOf(name), "", true, chip);
@@ -404,6 +408,11 @@ function startRun() {
       chip.setAttribute("aria-pressed", String(!hidden.has(name)));
       refresh();
     };
+  }
+  for (const name of data.references) {
+    const entry = node("span", {}, $("chips"));
+    swatch(slotOf(name), styleOf(name), true, entry, false, shapeFor(name));
+    entry.append(name);
   }
   for (const id of ["sequence", "level", "metric", "below", "measured"]) $(id).onchange = refresh;
 }

@@ -332,8 +332,11 @@ def _drops(results: Results, controller: str) -> list[_Drop]:
 
 
 def _anchors(anchors: Mapping[str, Any]) -> list[str]:
+    metrics = comparison.known_metrics(anchors)
     rates: list[list[Cell]] = [
-        [rate[key] for key in ("sequence", "anchor", "metric", "percent")] for rate in anchors["bd_rates"]
+        [rate[key] for key in ("sequence", "anchor", "metric", "percent")]
+        for rate in anchors["bd_rates"]
+        if rate["metric"] in metrics
     ]
     accuracies: list[list[Cell]] = [
         [row[key] for key in ("codec", "controller", "average", "worst")] for row in anchors["accuracies"]
@@ -341,7 +344,7 @@ def _anchors(anchors: Mapping[str, Any]) -> list[str]:
     means: list[list[Cell]] = [
         [mean.anchor, mean.metric, mean.percent, f"{mean.known} of {mean.sequences}"]
         for mean in comparison.mean_rates(anchors)
-        if mean.metric in comparison.known_metrics(anchors)
+        if mean.metric in metrics
     ]
     inner = table("bd-rates", ["sequence", "encoder", "metric", "BD-rate %"], rates, ["{}", "{}", "{}", "{:+.1f}"])
     return [
