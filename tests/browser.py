@@ -94,6 +94,12 @@ def open_browser() -> Iterator[Browser]:
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--no-first-run",
+            # Nothing that talks to a network by itself.
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-quic",
             "--remote-debugging-pipe",
             f"--user-data-dir={profile}",
         )
