@@ -66,9 +66,9 @@ def encodes(out: Path) -> list[dict]:
     return json.loads((out / "results.json").read_text())["encodes"]
 
 
-def cells(out: Path, table: str, row: str) -> list[str]:
+def cells(out: Path, table: str, row: str, file: str = "results.md") -> list[str]:
     """The cells of a row of the Markdown table after the line that holds ``table``."""
-    text = (out / "results.md").read_text()
+    text = (out / file).read_text()
     lines = text[text.index(table) :].splitlines()
     return [cell.strip() for cell in next(line for line in lines if line.startswith(f"| {row} |")).split("|")[2:-1]]
 
@@ -288,6 +288,26 @@ def test_anchors_meet_the_same_targets_beside_us(
             for codec in (each["anchor"], "toy")
         )
         assert each["percent"] == pytest.approx(recomputed_bd_rate(*curves), abs=1e-6)
+
+    def shown(table: str, row: str) -> list[str]:
+        return cells(out, table, row, "anchors.md")
+
+    for encoder in ("libx264", "libx265", "libsvtav1"):
+        metrics = ("PSNR-Y", "PSNR-YUV", "PSNR-RGB")
+        values = {
+            name: [e["percent"] for e in known if (e["anchor"], e["metric"]) == (encoder, name)] for name in metrics
+        }
+        counts = [f" ({len(each)} of 2)" if len(each) < 2 else "" for each in values.values()]
+        expected = [f"{fmean(each):+.1f}{few}" for each, few in zip(values.values(), counts, strict=True)]
+        assert shown("quality), mean of the sequences", encoder)[:3] == expected
+    for codec, controller in {key for key in modes if key[1] not in ("constant", "curves")}:
+        errors = [
+            100 * abs(row["actual_bits"] - row["target_bits"]) / row["target_bits"]
+            for row in rows
+            if (row["codec"], row["controller"]) == (codec, controller)
+        ]
+        numbers = [float(cell) for cell in shown("**Deviation from the target", f"{codec}, {controller}")]
+        assert numbers == pytest.approx([fmean(errors), max(errors)], abs=0.006)
 
 
 def test_stress_cuts_repeats_and_changes_rates(rqlvc: CommandLine, data: Path, tmp_path: Path) -> None:
