@@ -51,14 +51,16 @@ def encode_simulated(
     times = times or [index / rate for index in range(simulation.frames)]
     limits = QualityRange(target.min_quality, target.max_quality if target.quality is None else target.quality)
     known = simulation.frames if end_known and target.quality is None else None
+    bitrate = target.bits_per_second(simulation.framerate, simulation.frames)
     made = make_controller(
         controller,
-        bitrate=target.bits_per_second(simulation.framerate, simulation.frames),
+        bitrate=bitrate,
         framerate=simulation.framerate,
         pixels=simulation.pixels,
         total_frames=known,
         min_quality=limits.minimum,
         max_quality=limits.maximum,
+        window=target.window(bitrate, simulation.framerate),
     )
     encoder = Encoder(
         codec,
@@ -161,7 +163,8 @@ def test_no_frame_ever_comes_late(
     coded = [times.index(next(time for time in times if float(time) == each.time)) for each in stats]
     assert all(after - before <= max_drops + 1 for before, after in pairwise(coded))
     assert all((each.bits == 0) == each.skipped for each in stats)
-    assert all(each.buffer is not None and each.buffer >= 0 and each.encodes <= TRIES + 1 for each in stats)
+    most = 2 * (TRIES + 1)  # an intra frame that does not fit is tried as an inter frame as well
+    assert all(each.buffer is not None and each.buffer >= 0 and each.encodes <= most for each in stats)
 
 
 @given(QUALITIES, st.floats(0.02, 0.2), st.floats(2, 9), st.floats(1, 1e6), st.floats(0, 1), st.booleans())
@@ -256,7 +259,8 @@ def test_what_a_scene_cut_cost_does_not_keep_a_stream_from_a_new_rate(
     bits = np.array([each.bits for each in stats])
     settled = range(math.ceil((change + Fraction(1, 2)) * second), simulation.frames - second + 1)
     windows = np.array([bits[start : start + second].sum() for start in settled])
-    assert windows == pytest.approx(factor * rate, rel=0.1)
+    # More than without a cut: a quarter of a second of the new scene is not enough to know what it costs.
+    assert windows == pytest.approx(factor * rate, rel=0.15)
 
 
 class Floods(ToyCodec):

@@ -23,12 +23,10 @@ from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
+from rqlvc.rate.activity import EDGE, FLOOR, MAPS, PICTURE_MAPS, SQUARE, activity_maps, motion
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import (
-    FLOOR,
-    MAPS,
     QUALITY_LEVELS,
-    ActivityMaps,
     RQNet,
     RQNetPredictor,
     context_scalars,
@@ -72,28 +70,50 @@ def test_maps_are_the_mean_magnitudes_of_the_cosine_bands() -> None:
     wave = amplitude * np.cos(np.pi * (np.arange(16) % 8 + 0.5) * frequency / 8)
     luma = np.round(128 + np.tile(wave, (16, 1))).astype(np.uint8)
     grey = np.full((8, 8), 128, np.uint8)
-    maps = ActivityMaps()(Frame(luma, grey, grey), None)
-    magnitudes = FLOOR * (maps[0, 0, 1:6].exp() - 1)
+    maps = activity_maps(Frame(luma, grey, grey), None)
+    magnitudes = FLOOR * (np.exp(maps[0, 0, 1:6]) - 1)
     in_band = 9  # coefficients whose indices add up to 3 or 4
-    assert magnitudes[2].item() == pytest.approx(amplitude * 4 * math.sqrt(2) / in_band, rel=0.02)
+    assert magnitudes[2] == pytest.approx(amplitude * 4 * math.sqrt(2) / in_band, rel=0.02)
     assert all(magnitudes[band] < 0.05 * magnitudes[2] for band in (0, 1, 3, 4))
-    assert maps[0, 0, 0].item() == pytest.approx(luma.mean() / 25.5, rel=1e-4)
+    assert maps[0, 0, 0] == pytest.approx(luma.mean() / 25.5, rel=1e-4)
 
 
 def test_maps_of_a_frame_against_itself_show_no_difference() -> None:
     frame = picture(48, 32)
-    maps = ActivityMaps()
-    assert torch.equal(maps(frame, frame), maps(frame, None))
+    assert np.array_equal(activity_maps(frame, frame), activity_maps(frame, None))
 
 
-def test_motion_search_finds_a_shift_that_the_plain_difference_does_not() -> None:
-    rng = np.random.default_rng(3)
-    scene = np.kron(rng.uniform(0, 255, (24, 24)), np.ones((8, 8))).astype(np.uint8)
+@pytest.mark.parametrize(("right", "down"), [(8, 4), (-6, 2), (0, 24), (27, -27)])
+def test_maps_tell_motion_from_change(right: int, down: int) -> None:
+    """What moved differs from the reference, and hardly from the moved reference."""
     grey = np.full((64, 64), 128, np.uint8)
-    here, moved = Frame(scene[:128, :128].copy(), grey, grey), Frame(scene[4:132, 8:136].copy(), grey, grey)
-    maps = ActivityMaps()(moved, here)
-    inside = maps[2:-2, 2:-2]
-    assert inside[..., -1].mean() < 0.1 < 3.0 < inside[..., 7].mean()
+    scene = smooth_scene(192)
+    here = Frame(np.ascontiguousarray(scene[29:157, 29:157]), grey, grey)
+    there = Frame(np.ascontiguousarray(scene[29 + down : 157 + down, 29 + right : 157 + right]), grey, grey)
+    inside = activity_maps(there, here)[4:-4, 4:-4]  # what comes from outside the picture cannot be followed
+    plain, moved = inside[..., PICTURE_MAPS : 2 * PICTURE_MAPS], inside[..., 2 * PICTURE_MAPS :]
+    assert plain[..., 1].mean() > 3.0
+    assert moved[..., :-1].mean() < 0.1
+
+
+def smooth_scene(side: int) -> Plane:
+    """Spots of some eight samples, sharp enough to be followed."""
+    spots = np.random.default_rng(3).uniform(0, 255, (side // 8, side // 8))
+    return np.kron(spots, np.ones((8, 8))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("x", "y"), [(6, 0), (-11, 4), (13, -7), (1, 1)])
+def test_motion_is_found_in_half_samples(x: int, y: int) -> None:
+    """A picture taken from between the reference's samples has one vector everywhere but at the border."""
+    fine = np.kron(np.random.default_rng(5).uniform(0, 255, (40, 40)), np.ones((16, 16)))
+    for _ in range(4):  # smooth enough to be told from half a sample beside it
+        fine = (fine + np.roll(fine, 1, 0) + np.roll(fine, 1, 1) + np.roll(fine, (1, 1), (0, 1))).astype(np.float32) / 4
+    reference, frame = fine[64:320:2, 64:320:2], fine[64 + y : 320 + y : 2, 64 + x : 320 + x : 2]
+    planes = np.empty((4, 128 + 2 * EDGE, 128 + 2 * EDGE), np.float32)
+    planes[0] = np.pad(reference, EDGE, mode="edge")
+    vectors = motion(np.ascontiguousarray(frame), planes)
+    assert vectors.shape == (128 // SQUARE, 128 // SQUARE, 2)
+    assert (vectors[2:-2, 2:-2] == (x, y)).all()
 
 
 def test_reference_of_another_size_is_refused() -> None:
@@ -235,7 +255,7 @@ def test_samples_are_what_the_codec_does(collection: Path) -> None:
         assert sample.mse[0] >= sample.mse[3]
     intra = [sample for sample in samples if sample.scalars[0]]
     assert 0 < len(intra) < len(samples)
-    assert all(not sample.maps[MAPS // 2 :].any() for sample in intra)
+    assert all(not sample.maps[PICTURE_MAPS:].any() for sample in intra)
     assert any(sample.clip != sample.last_clip for sample in samples)
     assert len({sample.scalars[4] for sample in samples}) > len(samples) / 2  # references at all qualities
 

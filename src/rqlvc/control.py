@@ -15,6 +15,7 @@ from rqlvc.codec.registry import DEFAULT_CODEC
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
+from rqlvc.rate.allocation import WINDOW
 from rqlvc.rate.buffer import Buffer, Policy
 from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameResult, QualityRange, RatePoint
@@ -23,6 +24,9 @@ from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry
 CURVE_QUALITIES = (10.0, 27.0, 43.0, 60.0)
 """Where a frame's rate-quality curve is sampled (RQ-LVC, Table 4)."""
 
+
+LEAST_WINDOW = 8
+"""Frames: over fewer, what one cost too much would be felt in the quality of the next."""
 
 RateSchedule = tuple[tuple[Fraction, float], ...]
 """From each time in seconds on, a bitrate in bits per second; times rise."""
@@ -116,6 +120,13 @@ class RateTarget:
             return "capped"
         return "constant" if self.buffer is not None and self.buffer.maxrate == self.bitrate else "peak"
 
+    def window(self, bitrate: float, frame_rate: float) -> int:
+        """Frames that share what one cost too much: the usual number, or a quarter of those that a channel's buffer
+        holds, if fewer, which leaves room for what nobody foresaw."""
+        if self.buffer is None or self.policy != "constant":
+            return WINDOW
+        return min(max(round(self.buffer.size / bitrate * frame_rate / 4), LEAST_WINDOW), WINDOW)
+
     def bits_per_second(self, frame_rate: float, frame_count: int | None) -> float:
         """The bitrate to hit, or not to exceed with a capped quality.
 
@@ -173,6 +184,7 @@ def open_control(
         min_quality=quality.minimum,
         max_quality=quality.maximum,
         weights=target.gop_weights,
+        window=target.window(bitrate, frame_rate),
         outlook=target.outlook,
     )
     predictor = _predictor(CONTROLLERS[target.controller], codec, target.rqnet, on_warning)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.codec.compiled import OPTIONS
+from rqlvc.compiled import OPTIONS
 from rqlvc.errors import RqlvcError
 
 ONE = 1 << 16

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from numba import njit
 
 from rqlvc.codec.binary import ONE, READ, code, magnitude, mode
-from rqlvc.codec.compiled import OPTIONS
 from rqlvc.codec.laplace import BINS, bin_scales
 from rqlvc.codec.mixing import INPUTS, Decision, learn, predict
 from rqlvc.codec.transforms import frequency_order
+from rqlvc.compiled import OPTIONS
 
 CHROMA = (64, 80)
 """The first of 16 channels of U and of V; before them come 64 of luma."""

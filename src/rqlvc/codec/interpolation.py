@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.planes import Planes
+from rqlvc.compiled import OPTIONS, over_rows
 
 PEL = 4  # sub-pixel positions per luma sample
 BLOCK = 8

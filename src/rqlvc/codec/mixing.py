@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from rqlvc.codec.binary import ONE
-from rqlvc.codec.compiled import OPTIONS
+from rqlvc.compiled import OPTIONS
 
 INPUTS = 6
 """Contexts that a decision falls into."""

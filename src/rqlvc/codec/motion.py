@@ -17,7 +17,7 @@ from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.binary import BinaryCoder, Contexts, decide, magnitude, magnitude_contexts
-from rqlvc.codec.compiled import OPTIONS
+from rqlvc.compiled import OPTIONS
 
 VECTOR_LIMIT = 4095
 """Quarter samples; what a damaged stream may ask for at most."""

@@ -22,7 +22,6 @@ from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.binary import BinaryCoder, counter, pricer
-from rqlvc.codec.compiled import OPTIONS, over_rows
 from rqlvc.codec.entropy import MotionContext
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL, towards_reference
 from rqlvc.codec.motion import (
@@ -38,6 +37,7 @@ from rqlvc.codec.motion import (
     new_around,
 )
 from rqlvc.codec.transforms import dct_matrix
+from rqlvc.compiled import OPTIONS, dct, over_rows
 
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
@@ -62,9 +62,6 @@ _UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coeffi
 _CODED = np.float32(TRUST * CODED_BITS)
 _CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_BITS))
 _DCT = dct_matrix(BLOCK).float()
-_C1, _C3, _C5, _C7 = (np.float32(_DCT[1, k]) for k in range(4))  # cos(k pi / 16) / 2
-_C2, _C6 = np.float32(_DCT[2, 0]), np.float32(_DCT[2, 1])
-_C4 = np.float32(_DCT[4, 0])
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
@@ -86,24 +83,6 @@ class Search(NamedTuple):
 def _price(difference: int, fixed: float, per_doubling: float) -> float:
     """Rough bits of one component's difference, in quarter samples."""
     return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
-
-
-@njit(**OPTIONS)
-def _dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
-    """Orthonormal DCT-II of 8 samples, from their sums and differences."""
-    s0, s1, s2, s3 = a0 + a7, a1 + a6, a2 + a5, a3 + a4
-    d0, d1, d2, d3 = a0 - a7, a1 - a6, a2 - a5, a3 - a4
-    p0, p1, m0, m1 = s0 + s3, s1 + s2, s0 - s3, s1 - s2
-    return (
-        _C4 * (p0 + p1),
-        _C1 * d0 + _C3 * d1 + _C5 * d2 + _C7 * d3,
-        _C2 * m0 + _C6 * m1,
-        _C3 * d0 - _C7 * d1 - _C1 * d2 - _C5 * d3,
-        _C4 * (p0 - p1),
-        _C5 * d0 - _C1 * d1 + _C7 * d2 + _C3 * d3,
-        _C6 * m0 - _C2 * m1,
-        _C7 * d0 - _C5 * d1 + _C3 * d2 - _C1 * d3,
-    )
 
 
 @njit(**OPTIONS)
@@ -133,13 +112,13 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
         a = samples[i0 + i]
         a0, a1, a2, a3 = np.float32(a[j]), np.float32(a[j + 1]), np.float32(a[j + 2]), np.float32(a[j + 3])
         a4, a5, a6, a7 = np.float32(a[j + 4]), np.float32(a[j + 5]), np.float32(a[j + 6]), np.float32(a[j + 7])
-        b = _dct(a0, a1, a2, a3, a4, a5, a6, a7)
+        b = dct(a0, a1, a2, a3, a4, a5, a6, a7)
         for k in range(BLOCK):
             work[BLOCK * i + k] = b[k]
     block, scale = search.blocks[n, row, column], search.scale[n]
     bits = np.float32(0.0)
     for k in range(BLOCK):  # written out, so that it compiles to a few vector instructions
-        b0, b1, b2, b3, b4, b5, b6, b7 = _dct(
+        b0, b1, b2, b3, b4, b5, b6, b7 = dct(
             work[k], work[k + 8], work[k + 16], work[k + 24], work[k + 32], work[k + 40], work[k + 48], work[k + 56]
         )
         bits += _coefficient_bits(b0 - block[k], scale) + _coefficient_bits(b1 - block[k + 8], scale)

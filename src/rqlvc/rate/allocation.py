@@ -12,13 +12,14 @@ so that the plan and the debt meet exactly at the last frame.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.initial import INTER, intra_ratio
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 
 WINDOW = 40
-"""Frames over which a debt is paid back (the paper's SW)."""
+"""Frames over which a debt is usually paid back (the paper's SW)."""
 DEFAULT_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
 """Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are what levels
 8, 4, 8 and 0 below the best cost: of three hierarchies the best for BD-rate on sequences (docs/training.md)."""
@@ -108,17 +109,32 @@ def _possible_weight(weight: float) -> float:
     return min(max(weight, INTRA_WEIGHT_RANGE[0]), INTRA_WEIGHT_RANGE[1])
 
 
+class Due(NamedTuple):
+    """What is left for the next ``frames`` frames: ``bits``, which may be below 0, and their ``weight`` in the plan."""
+
+    frames: int
+    bits: float
+    weight: float
+
+
 class BitBudget:
     """Hands out the bits of a stream, frame by frame: ``target`` before a frame, ``spend`` after it.
 
-    ``bitrate`` in bits per second. Raises :class:`RqlvcError` for rates that are not positive.
+    ``bitrate`` in bits per second; ``window``: frames over which a debt is paid back. Raises :class:`RqlvcError` for
+    rates that are not positive.
     """
 
     def __init__(
-        self, bitrate: float, framerate: float, total_frames: int | None = None, weights: Sequence[float] | None = None
+        self,
+        bitrate: float,
+        framerate: float,
+        total_frames: int | None = None,
+        weights: Sequence[float] | None = None,
+        window: int = WINDOW,
     ) -> None:
         self.pattern = Pattern(DEFAULT_WEIGHTS if weights is None else weights)
         self.total_frames = total_frames
+        self.window = window
         self.frames = 0
         self.coded = 0.0
         self._entitled = 0.0  # average bits of the frames coded so far, each at the rate of its time
@@ -157,14 +173,13 @@ class BitBudget:
         left = (self.total_frames or 0) - self.frames
         return left if left > 0 else None
 
-    def target(self, info: FrameInfo) -> float:
-        """Bits for this frame, always positive (Eqs. 7 and 8)."""
+    def due(self, info: FrameInfo) -> "Due":
+        """What the frames of the window from this one on may cost together. To be asked once before each frame."""
         if info.new_rate:
             self.coded = self._planned = self._entitled
         left = self.frames_left(info)
         period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
-        slot = self.pattern.slot(info.position)
-        if info.intra or slot == 0 or self._mini_gop is None:
+        if info.intra or self.pattern.slot(info.position) == 0 or self._mini_gop is None:
             self.pattern.intra = self._group.intra_weight() or self.pattern.intra
             if info.novelty and (info.cut or not self.frames):  # the content is not what it was
                 self.pattern.intra = _possible_weight(intra_ratio(info.novelty))
@@ -173,14 +188,21 @@ class BitBudget:
             if left is None:
                 self._planned = self._entitled  # a group cut short leaves no gap between plan and entitlement
         unit = self._unit(info, left, period)
-        weight = self.pattern.weight(info.position)
-        self._share = unit * weight
-        unit -= (self.coded - self._planned) / self.pattern.total(info.position, min(WINDOW, left or WINDOW), period)
+        self._share = unit * self.pattern.weight(info.position)
+        frames = min(self.window, left or self.window)
+        total = self.pattern.total(info.position, frames, period)
+        return Due(frames, unit * total - (self.coded - self._planned), total)
+
+    def target(self, info: FrameInfo) -> float:
+        """Bits for this frame, always positive (Eqs. 7 and 8)."""
+        due = self.due(info)
+        unit, weight = due.bits / due.weight, self.pattern.weight(info.position)
         if info.intra:
             self._mini_gop = None
             return self._floored(unit * weight)
-        last = min(len(self.pattern), slot + min(left or WINDOW, info.frames_to_intra or WINDOW))
-        rest = sum(self.pattern.inter[slot:last])
+        slot = self.pattern.slot(info.position)
+        limits = len(self.pattern) - slot, self.frames_left(info), info.frames_to_intra
+        rest = sum(self.pattern.inter[slot : slot + min(limit for limit in limits if limit)])
         if slot == 0 or self._mini_gop is None:
             self._mini_gop = unit * rest
         return self._floored(self._mini_gop * weight / rest)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import Adaptive
-from rqlvc.rate.allocation import BitBudget
+from rqlvc.rate.allocation import WINDOW, BitBudget
 from rqlvc.rate.icassp24 import Icassp24
 from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.pi import ProportionalIntegral
@@ -128,12 +128,14 @@ def make_controller(
     min_quality: float = QUALITY_MIN,
     max_quality: float = QUALITY_MAX,
     weights: Sequence[float] | None = None,
+    window: int = WINDOW,
     outlook: Outlook | None = None,
 ) -> Controller:
     """A controller that spends ``bitrate`` bits per second on frames of ``pixels`` luma pixels.
 
     ``total_frames``, or ``FrameInfo.frames_left``, lets it land on the target at the end. ``weights`` are the relative
-    bits of the inter frames of a miniGOP. ``outlook`` is what a first pass found, for ``two-pass``. Raises
+    bits of the inter frames of a miniGOP; about ``window`` frames share what one cost too much. ``outlook`` is what a
+    first pass found, for ``two-pass``. Raises
     :class:`RqlvcError` for an unknown name or bad values.
     """
     entry = CONTROLLERS.get(name)
@@ -151,7 +153,7 @@ def make_controller(
         raise RqlvcError(f"a frame must have at least one pixel, not {pixels}.")
     if total_frames is not None and total_frames < 1:
         raise RqlvcError(f"the number of frames must be at least 1, not {total_frames}: leave it out if it is unknown.")
-    budget = BitBudget(bitrate, framerate, total_frames, weights)
+    budget = BitBudget(bitrate, framerate, total_frames, weights, window)
     limits = QualityRange(min_quality, max_quality)
     if outlook is not None:
         return TwoPass(budget, limits, outlook)

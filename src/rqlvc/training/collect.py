@@ -31,10 +31,11 @@ from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.parallel import Engine, spread
+from rqlvc.rate.activity import MAPS, activity_maps
 from rqlvc.rate.protocol import FrameInfo, FrameResult
-from rqlvc.rate.rqnet import MAPS, QUALITY_LEVELS, ActivityMaps, context_scalars, padded_pixels
+from rqlvc.rate.rqnet import QUALITY_LEVELS, context_scalars, padded_pixels
 
-FORMAT = "rqlvc-rates-1"
+FORMAT = "rqlvc-rates-2"
 MANIFEST = "manifest.json"
 CHAINS_PER_SHARD = 8
 MAP_STEPS = 10
@@ -61,7 +62,7 @@ class Sample(NamedTuple):
     """One frame in one context."""
 
     maps: npt.NDArray[np.uint8]
-    """(15, h, w) in steps of a tenth."""
+    """(23, h, w) in steps of a tenth."""
     scalars: tuple[float, ...]
     bits: tuple[int, ...]
     """At the four levels, from the same state."""
@@ -133,8 +134,8 @@ def collect(
 ) -> Collection:
     """Fill the folder ``out`` with ``samples`` samples (or a few more) of ``codec``'s bits on the clips of ``videos``.
 
-    Stops after the first new shard that ends past ``minutes``. ``resume`` goes on with what ``out`` holds. About 9 kB a
-    sample. ``workers`` do the encodes, on CPUs with one thread each, and ``codec`` only says with what; the
+    Stops after the first new shard that ends past ``minutes``. ``resume`` goes on with what ``out`` holds. About 12 kB
+    a sample. ``workers`` do the encodes, on CPUs with one thread each, and ``codec`` only says with what; the
     samples are those of one thread here. Raises :class:`RqlvcError` when there is nothing to collect from, when ``out``
     holds a collection and ``resume`` is not given, and when it was made with another codec, seed or set of clips.
     """
@@ -321,7 +322,6 @@ def read_samples(folder: Path) -> list[Sample]:
 def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> list[Sample]:
     """The samples of chain ``number``, one a frame."""
     rng = np.random.default_rng([seed, number])
-    maps = ActivityMaps()
     quality = float(rng.uniform(0, QUALITY_MAX))
     samples: list[Sample] = []
     state: State | None = None
@@ -332,10 +332,11 @@ def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> 
         frame = picture.frame
         if index == 0 or rng.random() < INTRA_SHARE:
             state, reference = None, None
+        maps = (activity_maps(frame, reference) * MAP_STEPS).round().clip(0, 255).astype(np.uint8)
         targets = [codec.encode(frame, level, state) for level in QUALITY_LEVELS]
         samples.append(
             Sample(
-                (maps(frame, reference) * MAP_STEPS).round().clamp(0, 255).byte().permute(2, 0, 1).numpy(),
+                maps.transpose(2, 0, 1),
                 context_scalars(reference is None, last),
                 tuple(8 * len(coded.payload) for coded in targets),
                 tuple(mse_y(frame, coded.reconstruction) for coded in targets),

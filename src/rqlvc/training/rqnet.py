@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rqlvc.errors import RqlvcError
+from rqlvc.rate.activity import BLOCK
 from rqlvc.rate.models import log_bits
-from rqlvc.rate.rqnet import BLOCK, QUALITY_LEVELS, RQNet, write_rqnet
+from rqlvc.rate.rqnet import QUALITY_LEVELS, RQNet, write_rqnet
 from rqlvc.training.collect import MAP_STEPS, Sample, read_manifest, read_samples
 
 EPOCHS = 40
@@ -55,7 +56,7 @@ class Dataset:
     """Samples as columns; ``maps`` differ in size."""
 
     maps: list[Tensor]
-    """Each (h, w, 15), bytes in steps of a tenth."""
+    """Each (h, w, 23), bytes in steps of a tenth."""
     scalars: Tensor
     """(n, 6)."""
     log_rates: Tensor
@@ -76,7 +77,7 @@ class Dataset:
         return len(self.maps)
 
     def batches(self, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and maps (n, h, w, 15) of each batch, every sample once; shuffled where there is ``rng``."""
+        """Indices and maps (n, h, w, 23) of each batch, every sample once; shuffled where there is ``rng``."""
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
         groups: dict[tuple[int, ...], list[int]] = {}
         for index in order:

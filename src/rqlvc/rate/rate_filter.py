@@ -1,0 +1,210 @@
+"""Bayesian regression of ln R on Q that fuses predicted points with what coded frames really cost.
+
+The state, in ln bits (q is the quality level less 31.5, q' that of the reference):
+
+    inter           ln R = level + slope * q + dependence * (q - q')        (+ first offset after an intra frame)
+    intra           ln R = level + intra offset + intra slope * q
+    predicted       ln R = the same + bias, one for inter and one for intra frames
+
+From frame to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read
+at the level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor
+that sees content change is believed at once, its lasting errors end up in ``bias``, and without a predictor the same
+filter follows the coded frames alone. A measurement that the state cannot explain (a scene cut, a flash) sets the
+level free to find its new place; a coded frame like that is itself trusted little, for the first frame of a new scene
+is no example of the next.
+"""
+
+import math
+from bisect import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
+from rqlvc.rate.models import FloatArray, LogarithmicModel, log_bits
+from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo, RatePoint
+
+CENTRE = QUALITY_MAX / 2
+
+# Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
+# frame to frame; chosen, one after the other, on what twelve real sequences cost at four constant levels and on what
+# RQNet expected of them (encodes of ``rqlvc evaluate paper``), played back as in tests/simulated_codec.py.
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
+SLOPE_PRIOR, SLOPE_WALK = 0.02, 0.0007
+BIAS_PRIOR, BIAS_WALK = 0.16, 0.04
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.003, 0.0002
+"""A frame that must be better than its reference pays for what the reference lacks."""
+INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
+"""Of the offset of intra frames."""
+FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.18, 0.01
+"""Of the offset of the first inter frame of a group of pictures."""
+CODED_NOISE = 0.14
+"""Of a coded frame about the line."""
+PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.11, 0.019
+"""Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
+PREDICTED_NOISE_FLOOR = 0.02
+"""However well it did, it is not believed beyond this."""
+TRUST_RATE = 0.012
+"""Part of the newest frame in the running mean of the predictor's squared error."""
+SURPRISE = 4.8
+"""Standard deviations beyond which a measurement is a new scene or an outlier."""
+LEVEL_RESET, INTRA_RESET = 0.28, 0.4
+"""Added to the deviations of level and intra offset after a surprise."""
+SLOPE_SPAN = 6.0
+"""Levels on either side over which the slope of a predicted curve is taken."""
+CURVE_STEPS = 64
+"""Predicted points closer than this part of a level are one: between them there is no slope."""
+
+_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _STATES = 0, 1, 3, 5, 6, 7, 8
+"""Where the state holds what; slope and bias are two each, inter first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the law of a frame depends on, known before it is coded."""
+
+    intra: bool
+    first: bool
+    """Whether the frame before is intra."""
+    reference_quality: float
+
+    @classmethod
+    def of(cls, info: FrameInfo, reference_quality: float) -> "Context":
+        return cls(info.intra, info.position == 1, reference_quality)
+
+    def row(self, quality: float) -> FloatArray:
+        """ln R = row @ state."""
+        row = np.zeros(_STATES)
+        row[_LEVEL] = 1.0
+        row[_SLOPE + self.intra] = quality - CENTRE
+        if self.intra:
+            row[_INTRA_OFFSET] = 1.0
+        else:
+            row[_DEPENDENCE] = quality - self.reference_quality
+            row[_FIRST_OFFSET] = self.first
+        return row
+
+    def slope_row(self) -> FloatArray:
+        """d ln R / dQ = row @ state."""
+        row = np.zeros(_STATES)
+        row[_SLOPE + self.intra] = 1.0
+        row[_DEPENDENCE] = not self.intra
+        return row
+
+
+class RateFilter:
+    """The Kalman filter."""
+
+    def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
+        level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
+        slopes = 1 / inter.alpha, 1 / intra.alpha
+        self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN])
+        self.covariance = _diagonal(LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR)
+        self._prior = np.diag(self.covariance)
+        self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK)
+        self._predicted_variance = PREDICTED_NOISE**2
+        self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0)
+
+    def slope(self, context: Context) -> float:
+        """d ln R / dQ of a frame alone."""
+        return possible_slope(float(context.slope_row() @ self.mean))
+
+    def steady_slope(self, intra: bool) -> float:
+        """The same of a long run of frames, whose references change with them."""
+        return possible_slope(float(self.mean[_SLOPE + intra]))
+
+    def difference(self, context: Context, quality: float, level: float) -> float:
+        """ln bits of a frame at ``quality`` above those it would have had in a run of frames at ``level``."""
+        return float((context.row(quality) - Context(context.intra, False, level).row(level)) @ self.mean)
+
+    def expect_new_content(self) -> None:
+        """What was learnt of the level is of little use."""
+        self.covariance = self.covariance + self._reset
+
+    def step(self) -> None:
+        """A frame goes by. However long nothing is seen of it, no state gets less certain than it began."""
+        walked = self.covariance + self._walk
+        scale = np.sqrt(np.minimum(self._prior / np.diag(walked), 1.0))
+        self.covariance = walked * np.outer(scale, scale)
+
+    def observe_coded(self, context: Context, quality: float, log_rate: float) -> bool:
+        """Correct the state by what a frame cost. Whether that could be expected."""
+        row = context.row(quality)
+        innovation, variance = self._innovation(row, log_rate, CODED_NOISE)
+        if innovation**2 <= SURPRISE**2 * variance:
+            self._correct(row, innovation, variance)
+            return True
+        self._correct(row, innovation, innovation**2 / SURPRISE**2)
+        self.expect_new_content()
+        return False
+
+    def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
+        """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""
+        row = context.slope_row()
+        self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
+        row = context.row(quality)
+        row[_BIAS + context.intra] = 1.0
+        noise = math.sqrt(self._predicted_variance)
+        innovation, variance = self._innovation(row, log_rate, noise)
+        if innovation**2 > SURPRISE**2 * variance:
+            self.expect_new_content()
+            innovation, variance = self._innovation(row, log_rate, noise)
+        self._correct(row, innovation, variance)
+
+    def judge_predicted(self, context: Context, error: float) -> None:
+        """Learn how far the predictor is to be trusted from a frame's ln R less what was predicted at its quality."""
+        unexpected = (error + float(self.mean[_BIAS + context.intra])) ** 2
+        bounded = min(unexpected, SURPRISE**2 * self._predicted_variance)
+        learnt = self._predicted_variance + TRUST_RATE * (bounded - self._predicted_variance)
+        self._predicted_variance = max(learnt, PREDICTED_NOISE_FLOOR**2)
+
+    def model(self, context: Context) -> LogarithmicModel:
+        """The line of a frame as Q = alpha * ln R + beta, with a slope that a codec can have."""
+        alpha = 1 / self.slope(context)
+        return LogarithmicModel(alpha, CENTRE - alpha * float(context.row(CENTRE) @ self.mean))
+
+    def _innovation(self, row: FloatArray, value: float, noise: float) -> tuple[float, float]:
+        """How far the measurement is from what was expected, and the variance expected of that."""
+        return value - float(row @ self.mean), float(row @ self.covariance @ row) + noise * noise
+
+    def _correct(self, row: FloatArray, innovation: float, variance: float) -> None:
+        spread = self.covariance @ row
+        self.mean = self.mean + spread * (innovation / variance)
+        self.covariance = self.covariance - np.outer(spread, spread) / variance
+
+
+def possible_slope(slope: float) -> float:
+    """``slope`` (ln bits per level) moved into the range of those that codecs have."""
+    return min(max(slope, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
+
+
+def _diagonal(level: float, slope: float, bias: float, dependence: float, intra: float, first: float) -> FloatArray:
+    """The covariance of independent states with these standard deviations."""
+    return np.diag(np.array([level, slope, slope, bias, bias, dependence, intra, first]) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCurve:
+    """ln R over Q through predicted points: straight between them, and on beyond the outer ones."""
+
+    qualities: tuple[float, ...]
+    log_rates: tuple[float, ...]
+
+    @classmethod
+    def through(cls, points: Iterable[RatePoint]) -> "PredictedCurve | None":
+        """The curve through ``points``, those left out that are not finite; None with fewer than two qualities."""
+        finite = [point for point in points if math.isfinite(point.quality) and math.isfinite(point.bits)]
+        by_quality = {round(point.quality * CURVE_STEPS) / CURVE_STEPS: log_bits(point.bits) for point in finite}
+        qualities = tuple(sorted(by_quality))
+        return cls(qualities, tuple(by_quality[quality] for quality in qualities)) if len(qualities) > 1 else None
+
+    def __call__(self, quality: float) -> float:
+        segment = min(max(bisect(self.qualities, quality), 1), len(self.qualities) - 1)
+        left, right = self.qualities[segment - 1 : segment + 1]
+        low, high = self.log_rates[segment - 1 : segment + 1]
+        return low + (high - low) * (quality - left) / (right - left)
+
+    def slope(self, quality: float) -> float:
+        """Over ``SLOPE_SPAN`` levels on either side, within what a codec can have."""
+        return possible_slope((self(quality + SLOPE_SPAN) - self(quality - SLOPE_SPAN)) / (2 * SLOPE_SPAN))
