@@ -1,8 +1,8 @@
 """``adaptive``: a steady quality that spends the bitrate, whatever the frames cost.
 
 There is a *base level*, from which every frame has the offset of its place in the group of pictures. Before each frame
-it goes some way towards the level at which this frame and those within the horizon would cost the bits that are due:
-this frame by what the filter makes of its predicted points and of the frames before (:mod:`rqlvc.rate.rate_filter`),
+it goes some way towards the level at which this frame and those of the window would cost the bits that are due: this
+frame by what the filter makes of its predicted points and of the frames before (:mod:`rqlvc.rate.rate_filter`),
 those to come as the last ones did. So a frame's target is what it is expected to cost at a quality that hardly moves;
 equal bits for every frame would let the quality follow the content up and down, which costs more than it gains.
 """
@@ -37,6 +37,8 @@ INHERITED = 0.9
 """Part of its information that an inter frame takes from the one before."""
 TILT = 2.8
 """Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
+LONGEST_GROUP = 1000
+"""Frames of a group of pictures beyond which its end is of no concern."""
 BEYOND = 16.0
 """Levels that the base may be above the highest: so far are the lowest frames below it."""
 
@@ -64,7 +66,7 @@ def _shares(weights: tuple[float, ...], group: int) -> tuple[float, ...]:
 
 
 class Remaining(NamedTuple):
-    """What is coded within the horizon after the frame in hand."""
+    """What is coded within the window after the frame in hand."""
 
     inter: float
     """Inter frames, each counted by its bits in those of one at the base level."""
@@ -129,7 +131,7 @@ class Adaptive:
         log_rate = log_bits(result.bits)
         curve = PredictedCurve.through(result.info.points)
         if curve:
-            self._filter.judge_predicted(context, log_rate - curve(result.quality))
+            self._filter.judge_predicted(context, result.quality, log_rate - curve(result.quality))
         usual = self._intra if result.info.intra else self._inter
         base = result.quality if self._base is None else self._base
         if self._filter.observe_coded(context, result.quality, log_rate):
@@ -167,7 +169,7 @@ class Adaptive:
         behind = min(max(self._base - wanted, -SLACK), SLACK)
         return wanted + (1 - rate) * behind
 
-    def _later(self, after: Remaining, context: Context, here: "Usual") -> Iterator[Term]:
+    def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
         or, as long as none has been seen, what the plan has it cost beside the other."""
         ratio = self.budget.pattern.intra
@@ -183,8 +185,9 @@ class Adaptive:
 
 
 def _group(info: FrameInfo) -> int | None:
-    """Frames of this group of pictures; None where no intra frame is planned."""
-    return None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+    """Frames of this group of pictures; None where no intra frame is planned, or one far away."""
+    group = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+    return group if group and group <= LONGEST_GROUP else None
 
 
 def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remaining:

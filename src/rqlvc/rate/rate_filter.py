@@ -4,7 +4,7 @@ The state, in ln bits (q is the quality level less 31.5, q' that of the referenc
 
     inter           ln R = level + slope * q + dependence * (q - q')        (+ first offset after an intra frame)
     intra           ln R = level + intra offset + intra slope * q
-    predicted       ln R = the same + bias, one for inter and one for intra frames
+    predicted       ln R = the same + bias, one for inter and one for intra frames; inter: + lean * (q - q')
 
 From frame to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read
 at the level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor
@@ -28,20 +28,22 @@ from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo, RatePoint
 CENTRE = QUALITY_MAX / 2
 
 # Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
-# frame to frame; chosen, one after the other, on what twelve real sequences cost at four constant levels and on what
-# RQNet expected of them (encodes of ``rqlvc evaluate paper``), played back as in tests/simulated_codec.py.
-LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
-SLOPE_PRIOR, SLOPE_WALK = 0.02, 0.0007
-BIAS_PRIOR, BIAS_WALK = 0.16, 0.04
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.003, 0.0002
+# frame to frame; chosen, one after the other, on what the frames of real sequences cost and on what RQNet expected of
+# them in encodes of ``rqlvc evaluate paper``.
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.4
+SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
+BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
 """Of the offset of intra frames."""
-FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.18, 0.01
+LEAN_PRIOR, LEAN_WALK = 0.01, 0.0005
+"""Of what a predictor misjudges for each level that a frame is above its reference."""
+FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.45, 0.3, 0.01
 """Of the offset of the first inter frame of a group of pictures."""
 CODED_NOISE = 0.14
 """Of a coded frame about the line."""
-PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.11, 0.019
+PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.13, 0.038
 """Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
 PREDICTED_NOISE_FLOOR = 0.02
 """However well it did, it is not believed beyond this."""
@@ -56,7 +58,7 @@ SLOPE_SPAN = 6.0
 CURVE_STEPS = 64
 """Predicted points closer than this part of a level are one: between them there is no slope."""
 
-_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _STATES = 0, 1, 3, 5, 6, 7, 8
+_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 5, 6, 7, 8, 9
 """Where the state holds what; slope and bias are two each, inter first."""
 
 
@@ -85,6 +87,13 @@ class Context:
             row[_FIRST_OFFSET] = self.first
         return row
 
+    def predicted_row(self, quality: float) -> FloatArray:
+        """Predicted ln R = row @ state."""
+        row = self.row(quality)
+        row[_BIAS + self.intra] = 1.0
+        row[_LEAN] = 0.0 if self.intra else quality - self.reference_quality
+        return row
+
     def slope_row(self) -> FloatArray:
         """d ln R / dQ = row @ state."""
         row = np.zeros(_STATES)
@@ -99,12 +108,14 @@ class RateFilter:
     def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha, 1 / intra.alpha
-        self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN])
-        self.covariance = _diagonal(LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR)
+        self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN, 0.0])
+        self.covariance = _diagonal(
+            LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
+        )
         self._prior = np.diag(self.covariance)
-        self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK)
+        self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK, LEAN_WALK)
         self._predicted_variance = PREDICTED_NOISE**2
-        self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0)
+        self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
 
     def slope(self, context: Context) -> float:
         """d ln R / dQ of a frame alone."""
@@ -142,9 +153,9 @@ class RateFilter:
     def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
         """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""
         row = context.slope_row()
+        row[_LEAN] = not context.intra
         self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
-        row = context.row(quality)
-        row[_BIAS + context.intra] = 1.0
+        row = context.predicted_row(quality)
         noise = math.sqrt(self._predicted_variance)
         innovation, variance = self._innovation(row, log_rate, noise)
         if innovation**2 > SURPRISE**2 * variance:
@@ -152,9 +163,10 @@ class RateFilter:
             innovation, variance = self._innovation(row, log_rate, noise)
         self._correct(row, innovation, variance)
 
-    def judge_predicted(self, context: Context, error: float) -> None:
+    def judge_predicted(self, context: Context, quality: float, error: float) -> None:
         """Learn how far the predictor is to be trusted from a frame's ln R less what was predicted at its quality."""
-        unexpected = (error + float(self.mean[_BIAS + context.intra])) ** 2
+        expected = float((context.predicted_row(quality) - context.row(quality)) @ self.mean)
+        unexpected = (error + expected) ** 2
         bounded = min(unexpected, SURPRISE**2 * self._predicted_variance)
         learnt = self._predicted_variance + TRUST_RATE * (bounded - self._predicted_variance)
         self._predicted_variance = max(learnt, PREDICTED_NOISE_FLOOR**2)
@@ -179,9 +191,11 @@ def possible_slope(slope: float) -> float:
     return min(max(slope, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
 
 
-def _diagonal(level: float, slope: float, bias: float, dependence: float, intra: float, first: float) -> FloatArray:
+def _diagonal(
+    level: float, slope: float, bias: float, dependence: float, intra: float, first: float, lean: float
+) -> FloatArray:
     """The covariance of independent states with these standard deviations."""
-    return np.diag(np.array([level, slope, slope, bias, bias, dependence, intra, first]) ** 2)
+    return np.diag(np.array([level, slope, slope, bias, bias, dependence, intra, first, lean]) ** 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Collects what RQNet learns from: real encodes of real frames at its four quality levels, in varied contexts.
 
-The unit of work is a *chain*: up to a dozen consecutive frames, coded along a random walk of the quality. Each frame is
-coded five times from the same state (a codec's state is a value): at the four levels, which are the targets, and at
-the walk's level, which the chain goes on from. So references come at all qualities and several frames into a group of
-pictures. Some chains hold a cut, some an intra frame in the middle, some skip or repeat frames.
+The unit of work is a *chain*: up to a dozen consecutive frames, coded along a random walk of the quality, half of them
+with a hierarchy around it. Each frame is coded five times from the same state (a codec's state is a value): at the four
+levels, which are the targets, and at the chain's own, which it goes on from. So references come at all qualities and
+several frames into a group of pictures. Some chains hold a cut, some an intra frame in the middle, some skip or repeat
+frames.
 
 A chain depends on nothing but the seed, its number, the clips and the codec. Results are written in shards of a few
 chains, whole or not at all, so that a killed collection goes on where it was and gives the same samples.
@@ -32,6 +33,8 @@ from rqlvc.media.frame import Frame, Plane
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.parallel import Engine, spread
 from rqlvc.rate.activity import MAPS, activity_maps
+from rqlvc.rate.allocation import DEFAULT_WEIGHTS
+from rqlvc.rate.outlook import pattern_offsets
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import QUALITY_LEVELS, context_scalars, padded_pixels
 
@@ -56,6 +59,8 @@ QUALITY_STEP = 4.0
 """Standard deviation of the walk's steps; controllers move the quality about as much from frame to frame."""
 QUALITY_JUMP_SHARE = 0.12
 """Steps that go anywhere instead."""
+HIERARCHY_SHARE = 0.5
+"""Chains whose inter frames follow the hierarchy of controllers' miniGOPs around the walk."""
 
 
 class Sample(NamedTuple):
@@ -322,12 +327,14 @@ def read_samples(folder: Path) -> list[Sample]:
 def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> list[Sample]:
     """The samples of chain ``number``, one a frame."""
     rng = np.random.default_rng([seed, number])
-    quality = float(rng.uniform(0, QUALITY_MAX))
+    walk = float(rng.uniform(0, QUALITY_MAX))
+    hierarchy = pattern_offsets(DEFAULT_WEIGHTS) if rng.random() < HIERARCHY_SHARE else (0.0,)
     samples: list[Sample] = []
     state: State | None = None
     before: _Picture | None = None
     reference: Frame | None = None
     last: FrameResult | None = None
+    position = 0
     for index, picture in enumerate(_pictures(sources, rng)):
         frame = picture.frame
         if index == 0 or rng.random() < INTRA_SHARE:
@@ -345,13 +352,16 @@ def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> 
                 picture.clip if before is None else before.clip,
             )
         )
+        position = 0 if reference is None else position + 1
+        offset = hierarchy[(position - 1) % len(hierarchy)] if position else 0.0
+        quality = min(max(walk + offset, 0.0), QUALITY_MAX)
         coded = codec.encode(frame, quality, state)
-        info = FrameInfo(index, reference is None, 0 if reference is None else index, frame.width * frame.height)
+        info = FrameInfo(index, reference is None, position, frame.width * frame.height)
         last = FrameResult(info, carried_quality(quality), 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
         state, reference, before = coded.state, coded.reconstruction, picture
         jump = rng.random() < QUALITY_JUMP_SHARE
-        quality = float(rng.uniform(0, QUALITY_MAX) if jump else quality + rng.normal(0, QUALITY_STEP))
-        quality = min(max(quality, 0.0), QUALITY_MAX)
+        walk = float(rng.uniform(0, QUALITY_MAX) if jump else walk + rng.normal(0, QUALITY_STEP))
+        walk = min(max(walk, 0.0), QUALITY_MAX)
     return samples
 
 
