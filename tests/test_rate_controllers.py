@@ -1,5 +1,6 @@
 """Every controller on the simulated codec."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
+from rqlvc.rate.adaptive import level_offsets, remaining
+from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant
+from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
 from simulated_codec import SEQUENCES, Law, Simulation, controller_for, run
@@ -151,6 +155,53 @@ def test_adaptive_is_as_sure_after_an_hour_as_after_a_minute() -> None:
     error = np.abs(log.bits / log.target - 1)
     assert float(error[-1000:].mean()) < 1.5 * float(error[500:1500].mean()) + 0.01
     assert log.error(total) < 0.02
+
+
+def test_adaptive_holds_the_quality_where_others_hold_the_bits() -> None:
+    """Content that gets four times as dear: the level falls slowly, and comes to where the bitrate wants it."""
+    simulation = Simulation(frames=192, scenes=(Law(0.03), Law(0.12)), noise=0.05, seed=11)
+    total = constant_total(simulation, 30)
+    steady, equal = (run(controller_for(name, simulation, total), simulation) for name in ("adaptive", "rq-lvc"))
+    places = np.arange(simulation.frames) % simulation.intra_period
+    offsets = np.array(level_offsets(Pattern().inter, simulation.intra_period))[places]
+
+    def unrest(quality: np.ndarray) -> float:
+        return float(np.abs(np.diff(quality)).mean())
+
+    assert unrest(steady.quality - offsets) < 0.5 * unrest(equal.quality)
+    assert steady.error(total) < 0.01
+
+
+def test_frames_towards_the_end_of_a_group_are_lower() -> None:
+    offsets = level_offsets(Pattern((1, 1)).inter, 32)
+    assert offsets[0] == 0
+    assert all(later < earlier for earlier, later in itertools.pairwise(offsets[1:]))
+
+
+@given(
+    position=st.integers(0, 39),
+    frames=st.integers(1, 150),
+    group=st.integers(1, 40) | st.none(),
+    weights=st.lists(st.floats(0.2, 5), min_size=1, max_size=5),
+)
+def test_what_remains_is_the_sum_of_its_frames(
+    position: int, frames: int, group: int | None, weights: list[float]
+) -> None:
+    pattern = Pattern(weights)
+    position = position % group if group else position
+    to_intra = None if group is None else group - position
+    info = FrameInfo(position, position == 0, position, 1000, frames_to_intra=to_intra)
+    found = remaining(info, frames, pattern.inter)
+    if group is None:
+        miniature = level_offsets(pattern.inter, None)[1:]
+        assert found.inter == pytest.approx((frames - 1) * np.exp(np.array(miniature) / INTER.alpha).mean())
+        assert found.intra == 0
+        return
+    places = [place % group for place in range(position + 1, position + frames)]
+    offsets = level_offsets(pattern.inter, group)
+    inter = [math.exp(offsets[place] / INTER.alpha) for place in places if place]
+    assert found.intra == places.count(0)
+    assert found.inter == pytest.approx(sum(inter), abs=1e-9)
 
 
 def test_static_content_ends_in_one_piece() -> None:

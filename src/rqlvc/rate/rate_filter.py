@@ -30,7 +30,7 @@ CENTRE = QUALITY_MAX / 2
 # Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
 # frame to frame; chosen, one after the other, on what the frames of real sequences cost and on what RQNet expected of
 # them in encodes of ``rqlvc evaluate paper``.
-LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.4
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.3
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
 DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
