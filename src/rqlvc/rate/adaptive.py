@@ -35,7 +35,7 @@ MEMORY, INTRA_MEMORY = 8, 2
 """Inter and intra frames whose mean cost those to come are expected to have."""
 INHERITED = 0.9
 """Part of its information that an inter frame takes from the one before."""
-TILT = 2.8
+TILT = 3.0
 """Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
 LONGEST_GROUP = 1000
 """Frames of a group of pictures beyond which its end is of no concern."""

@@ -19,6 +19,10 @@ from rqlvc.rate.protocol import QUALITY_MIN, QualityRange
 
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
+LIFT = 4.0
+"""Levels of the best inter frames above an intra frame. At one level an intra frame is the better one by far, for the
+codec was trained to see to that; beside a hierarchy, where only one inter frame in four is coded so well, it need not
+be (docs/training.md)."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
 
@@ -48,8 +52,9 @@ def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> floa
 
 
 def pattern_offsets(weights: Sequence[float]) -> tuple[float, ...]:
-    """Levels from the base to each inter frame of a miniGOP whose bits are as ``weights``; 0 for the heaviest."""
-    return tuple(INTER.alpha * math.log(weight / max(weights)) for weight in weights)
+    """Levels from the base, which is that of intra frames, to each inter frame of a miniGOP whose bits are as
+    ``weights``; ``LIFT`` for the heaviest."""
+    return tuple(LIFT + INTER.alpha * math.log(weight / max(weights)) for weight in weights)
 
 
 @dataclass(frozen=True, slots=True)
