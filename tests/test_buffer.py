@@ -260,7 +260,7 @@ def test_what_a_scene_cut_cost_does_not_keep_a_stream_from_a_new_rate(
     settled = range(math.ceil((change + Fraction(1, 2)) * second), simulation.frames - second + 1)
     windows = np.array([bits[start : start + second].sum() for start in settled])
     # More than without a cut: a quarter of a second of the new scene is not enough to know what it costs.
-    assert windows == pytest.approx(factor * rate, rel=0.15)
+    assert windows == pytest.approx(factor * rate, rel=0.2)
 
 
 class Floods(ToyCodec):

@@ -151,7 +151,7 @@ def test_the_last_frame_is_told_that_the_end_is_near(rqlvc: CommandLine, long_cl
     assert [frame["frames_left"] for frame in frames] == list(range(FRAMES, 0, -1))
     last = frames[-1]
     due = 400_000 / 25 * FRAMES - sum(frame["bits"] for frame in frames[:-1])
-    assert last["target_bits"] == pytest.approx(due, rel=1e-6)  # all that is left of the budget
+    assert last["target_bits"] == pytest.approx(due, rel=1e-3)  # all that is left of the budget
 
 
 def test_progress_shows_the_target(rqlvc: CommandLine, long_clip: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.initial import INTER, initial_model
 from rqlvc.rate.models import log_bits
-from rqlvc.rate.outlook import Term, base_level, pattern_offsets
+from rqlvc.rate.outlook import LIFT, Term, base_level, pattern_offsets
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
@@ -27,7 +27,7 @@ WINDOW_RATE, END_RATE = 4.0, 6.0
 """Part of the way that the base goes to what the budget asks for at an inter frame, times the frames of the window, and
 times the frames left, so that the total lands on the target. At an intra frame, where quality may change unseen, it
 goes all the way."""
-SLACK = 2.0
+SLACK = 4.0
 """Levels that the base stays behind at most."""
 RISE = 6.0
 """Levels that it may rise by from one frame to the next: bits spent in error do not come back."""
@@ -158,16 +158,16 @@ class Adaptive:
         here = Term(-model.beta / model.alpha, 1 / model.alpha, self._offset(info))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         wanted = base_level([here, *self._later(after, context, Usual(1, model.bits(near), near))], bits, self.limits)
-        highest = self.limits.maximum + BEYOND
-        if self._base is None:
-            return min(max(wanted, self.limits.minimum), highest)
-        wanted = min(max(wanted, self.limits.minimum), highest, self._base + RISE)
+        wanted = min(max(wanted, self.limits.minimum - LIFT), self.limits.maximum + BEYOND)
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
-        if self._free or info.intra or rate >= 1:
+        if self._base is None or (left and rate >= 1):
+            return wanted
+        wanted = min(wanted, self._base + RISE)
+        if self._free or info.intra:
             return wanted
         behind = min(max(self._base - wanted, -SLACK), SLACK)
-        return wanted + (1 - rate) * behind
+        return wanted + (1 - min(rate, 1.0)) * behind
 
     def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,

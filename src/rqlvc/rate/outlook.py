@@ -15,7 +15,7 @@ import numpy as np
 from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
 from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import FloatArray, log_bits
-from rqlvc.rate.protocol import QUALITY_MIN, QualityRange
+from rqlvc.rate.protocol import QualityRange
 
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
@@ -41,7 +41,7 @@ class Term(NamedTuple):
 
 def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> float:
     """The base level at which frames cost ``bits`` together, none of them at a level out of ``limits``."""
-    low, high = QUALITY_MIN, limits.maximum + BEYOND
+    low, high = limits.minimum - LIFT, limits.maximum + BEYOND
     for _ in range(BISECTIONS):
         base = (low + high) / 2
         if sum(math.exp(term.at(limits.clip(base + term.offset))) for term in terms) < bits:

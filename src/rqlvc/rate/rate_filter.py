@@ -30,7 +30,7 @@ CENTRE = QUALITY_MAX / 2
 # Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
 # frame to frame; chosen, one after the other, on what the frames of real sequences cost and on what RQNet expected of
 # them in encodes of ``rqlvc evaluate paper``.
-LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.3
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.35
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
 DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
@@ -39,7 +39,7 @@ INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
 """Of the offset of intra frames."""
 LEAN_PRIOR, LEAN_WALK = 0.01, 0.0005
 """Of what a predictor misjudges for each level that a frame is above its reference."""
-FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.45, 0.3, 0.01
+FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
 """Of the offset of the first inter frame of a group of pictures."""
 CODED_NOISE = 0.14
 """Of a coded frame about the line."""
