@@ -3,11 +3,12 @@
     python benchmarks/buffers.py --data DIR --out RUN [--show buffers,changes,sizes,repeats] [--sequences a,b,c]
 
 ``buffers``: every sequence at the bitrates of four constant levels, at a constant rate with buffers of 0.25, 0.5, 1 and
-2 seconds: violations as ``rqlvc info --verify-buffer`` finds them, skipped frames, error of the average rate. The
-others take clips of 12 seconds, 176x144 at 25 fps (glue.py): each sequence forwards and backwards, and the sequences in
-their order, three glued together. ``changes``: a constant rate that halves or doubles after 5.5 s, with a buffer of a
-second: all windows of a second that begin half a second later or more. ``sizes``: target sizes of glued clips.
-``repeats``: whether a glued clip whose rate halves, coded again, gives the same bytes.
+2 seconds: violations as ``rqlvc info --verify-buffer`` finds them, skipped frames, error of the average rate; and what
+is refused, because not even the lowest level of the first frame fits the buffer. The others take clips of 12 seconds,
+176x144 at 25 fps (glue.py): each sequence forwards and backwards, and the sequences in their order, three glued
+together. ``changes``: a constant rate that halves or doubles after 5.5 s, with a buffer of a second: all windows of a
+second that begin half a second later or more. ``sizes``: target sizes of glued clips. ``repeats``: whether a glued clip
+whose rate halves, coded again, gives the same bytes.
 
 Results are kept in RUN under a digest of the clip, the model, the sources and the settings: a stopped run goes on, a
 rerun pays only for what is new, and runs of three sequences each add up to one of all. A clip of 12
@@ -117,12 +118,22 @@ class Result:
     """Of the coded file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No encode: not even the lowest level of the first frame fits the buffer."""
+
+    reason: str
+
+
+Outcomes = Mapping[Job, Result | Refused]
+
+
 @functools.lru_cache(maxsize=1)
 def codec() -> Codec:
     return load_codec("rqlvc", device="cpu", threads=1)
 
 
-def run_job(job: Job, out: Path) -> Result:
+def run_job(job: Job, out: Path) -> Result | Refused:
     coded = out / f"{job_key(job)}.mkv"
     buffer = None if job.bitrate is None or job.seconds is None else Buffer(job.bitrate, job.bitrate * job.seconds)
     control: Constant | RateTarget
@@ -135,7 +146,13 @@ def run_job(job: Job, out: Path) -> Result:
         control = RateTarget(bitrate=job.bitrate, buffer=buffer, schedule=schedule)
     else:
         control = Constant(job.level or 0.0)
-    summary = encode_file(job.path, str(coded), codec(), control, keyint=job.keyint, frames=job.frames, overwrite=True)
+    options: dict[str, Any] = {"keyint": job.keyint, "frames": job.frames, "overwrite": True}
+    try:
+        summary = encode_file(job.path, str(coded), codec(), control, **options)
+    except RqlvcError as error:
+        if buffer is None:
+            raise
+        return Refused(str(error))
     with ContainerReader(str(coded)) as container:
         packets = [(packet.time, 8 * len(packet.payload)) for packet in container]
     violations = 0
@@ -167,10 +184,15 @@ def job_key(job: Job) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def results_of(jobs: Sequence[Job], out: Path, processes: int) -> dict[Job, Result]:
+def load(path: Path) -> Result | Refused:
+    fields = json.loads(path.read_text())
+    return Refused(**fields) if "reason" in fields else Result(**fields)
+
+
+def results_of(jobs: Sequence[Job], out: Path, processes: int) -> Outcomes:
     """From ``out`` where they are there; made and kept there where not."""
     known = {job: out / f"{job_key(job)}.json" for job in jobs}
-    found = {job: Result(**json.loads(path.read_text())) for job, path in known.items() if path.exists()}
+    found = {job: load(path) for job, path in known.items() if path.exists()}
     for done, (job, result) in enumerate(
         made([job for job in jobs if job not in found], out, processes), len(found) + 1
     ):
@@ -182,7 +204,7 @@ def results_of(jobs: Sequence[Job], out: Path, processes: int) -> dict[Job, Resu
     return {job: found[job] for job in jobs}
 
 
-def made(jobs: Sequence[Job], out: Path, processes: int) -> Iterator[tuple[Job, Result]]:
+def made(jobs: Sequence[Job], out: Path, processes: int) -> Iterator[tuple[Job, Result | Refused]]:
     if processes == 1 or len(jobs) < 2:
         yield from ((job, run_job(job, out)) for job in jobs)
         return
@@ -235,16 +257,31 @@ def table(head: str, rows: Sequence[str]) -> str:
     return "\n".join([f"| {head} |", "| --- " * (head.count("|") + 1) + "|", *(f"| {row} |" for row in rows)])
 
 
-def buffers_report(results: Mapping[Job, Result]) -> str:
+def accepted(outcomes: Outcomes) -> dict[Job, Result]:
+    return {job: outcome for job, outcome in outcomes.items() if isinstance(outcome, Result)}
+
+
+def refusals(outcomes: Outcomes) -> list[str]:
+    """A line for each."""
+    refused = ((job, outcome) for job, outcome in outcomes.items() if isinstance(outcome, Refused))
+    return [f"{job.told}: refused: {outcome.reason}" for job, outcome in refused]
+
+
+def buffers_report(outcomes: Outcomes) -> str:
     """A row per buffer size, then the combinations that did not go as asked."""
     lines, failing = [], []
+    results = accepted(outcomes)
     for seconds in SECONDS:
+        refused = sum(job.seconds == seconds for job in outcomes if job not in results)
         rows = [(job, result) for job, result in results.items() if job.seconds == seconds]
+        if not rows:
+            lines.append(f"{seconds:g} | 0 | {refused} | - | - | - | - | -")
+            continue
         errors = [100 * abs(result.bitrate / job.bitrate - 1) for job, result in rows if job.bitrate]
         again = 100 * sum(result.recoded for _, result in rows) / sum(len(result.bits) for _, result in rows)
         violations, skipped = (sum(getattr(each, name) for _, each in rows) for name in ("violations", "skipped"))
         lines.append(
-            f"{seconds:g} | {len(rows)} | {violations} | {skipped} | {again:.2f} | {fmean(errors):.2f} "
+            f"{seconds:g} | {len(rows)} | {refused} | {violations} | {skipped} | {again:.2f} | {fmean(errors):.2f} "
             f"| {max(errors):.2f}"
         )
     for job, result in results.items():
@@ -254,18 +291,18 @@ def buffers_report(results: Mapping[Job, Result]) -> str:
                 f"{job.name}, level {job.level:g}, {job.seconds:g} s: error {error:+.2f} %, {result.violations} "
                 f"violations, {result.skipped} of {len(result.bits)} frames skipped"
             )
-    head = "buffer s | encodes | violations | skipped frames | coded again % | mean error % | worst error %"
-    return "\n".join([table(head, lines), *failing])
+    head = "buffer s | encodes | refused | violations | skipped frames | coded again % | mean error % | worst error %"
+    return "\n".join([table(head, lines), *failing, *refusals(outcomes)])
 
 
-def changes_report(results: Mapping[Job, Result]) -> str:
+def changes_report(outcomes: Outcomes) -> str:
     """A row per kind of clip, intra frames and factor, then the encodes whose windows are not all near.
 
     By its end a file pays what it owes or has saved, which a stream that goes on does not: windows that reach into its
     last frames are left out of the last columns.
     """
     kinds: dict[str, list[tuple[Job, Result]]] = {}
-    for job, result in results.items():
+    for job, result in accepted(outcomes).items():
         clip = "glued" if JOINT in job.name else "one scene"
         intra = "only the first" if job.keyint is None else f"every {job.keyint}"
         kinds.setdefault(f"{clip} | {intra} | × {job.change:g}", []).append((job, result))
@@ -287,11 +324,12 @@ def changes_report(results: Mapping[Job, Result]) -> str:
             if share < 1
         ]
     head = "clip | intra frames | rate | encodes | violations | skipped frames | windows within 10 %, % | worst % "
-    return "\n".join([table(head + "| before the end: within 10 %, % | worst %", rows), *failing])
+    lines = [table(head + "| before the end: within 10 %, % | worst %", rows), *failing, *refusals(outcomes)]
+    return "\n".join(lines)
 
 
-def sizes_report(results: Mapping[Job, Result]) -> str:
-    rows = []
+def sizes_report(outcomes: Outcomes) -> str:
+    rows, results = [], accepted(outcomes)
     for bits_per_pixel in BITS_PER_PIXEL:
         size = size_of(bits_per_pixel)
         found = [100 * sum(result.bits) / (8 * size) for job, result in results.items() if job.size == size]
@@ -306,7 +344,8 @@ def size_of(bits_per_pixel: float) -> int:
     return round(rate_of(bits_per_pixel) * CLIP_SECONDS / 8)
 
 
-def repeats_report(results: Mapping[Job, Result]) -> str:
+def repeats_report(outcomes: Outcomes) -> str:
+    results = accepted(outcomes)
     rows = [
         f"{job.name} | {'same' if result.digest == results[replace(job, again=True)].digest else 'DIFFERENT'}"
         for job, result in results.items()
@@ -320,9 +359,11 @@ def run(data: Path, out: Path, shown: Sequence[str], names: Sequence[str], frame
     paths = find_sequences(data, names)
     if "buffers" in shown:
         constant = [Job(str(path), file_digest(path), frames, level) for path in paths for level in LEVELS]
-        rates = results_of(constant, out, processes)
+        rates = accepted(results_of(constant, out, processes))
         buffered = [
-            replace(job, bitrate=rates[job].bitrate, seconds=seconds) for job in constant for seconds in SECONDS
+            replace(job, bitrate=result.bitrate, seconds=seconds)
+            for job, result in rates.items()
+            for seconds in SECONDS
         ]
         print(buffers_report(results_of(buffered, out, processes)))
     clips = long_clips(paths, out) if set(shown) - {"buffers"} else []
