@@ -228,28 +228,34 @@ def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> C
     from torch.utils.flop_counter import FlopCounterMode
 
     from rqlvc.codec import neural
+    from rqlvc.rate.rqnet import load_rqnet
 
-    codec = neural.load(device="cpu", threads=threads)
+    codec, predictor = neural.load(device="cpu", threads=threads), load_rqnet()
     counter = FlopCounterMode(display=False)
-    meter = Meter(codec.model, counter.get_total_flops if flops else time.perf_counter)
+    read = counter.get_total_flops if flops else time.perf_counter
+    meter = Meter(codec.model, read)
     records: dict[str, list[dict[str, float]]] = defaultdict(list)
     with counter if flops else nullcontext():
-        codec.decode(
-            codec.encode(frames[0], QUALITY, None).payload, None
-        )  # first-time set-up is not the I frame's cost
-        encoder_state = decoder_state = None
+        # First-time set-up is not the I frame's cost.
+        codec.decode(codec.encode(frames[0], QUALITY, None).payload, None)
+        predictor.predict(frames[0], None, None)
+        encoder_state = decoder_state = reference = None
         for index, frame in enumerate(frames):
+            before = read()
+            predictor.predict(frame, reference, None)  # what an encode at a bitrate does besides
+            predictor_cost = {ELSEWHERE: float(read() - before)}
             meter.start()
             encoded = codec.encode(frame, QUALITY, encoder_state)
             encode_costs = meter.stop()
             meter.start()
             decoded = codec.decode(encoded.payload, decoder_state)
             decode_costs = meter.stop()
-            encoder_state, decoder_state = encoded.state, decoded.state
+            encoder_state, decoder_state, reference = encoded.state, decoded.state, encoded.reconstruction
             if index == 0 or index >= WARM_UP_FRAMES:
                 kind = "P" if index else "I"
                 records[f"encode {kind}"].append(encode_costs)
                 records[f"decode {kind}"].append(decode_costs)
+                records[f"RQNet {kind}"].append(predictor_cost)
     return {task: _mean(costs) for task, costs in sorted(records.items())}
 
 
