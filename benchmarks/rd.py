@@ -1,6 +1,6 @@
 """Rate-distortion of our codec against libx264 and libx265, by real encodes and real decodes.
 
-    python benchmarks/rd.py --data DIR --out RUN [--sequences a,b] [--frames N] [--keyint 32] [--intra]
+    python benchmarks/rd.py --data DIR --out RUN [--sequences a,b] [--frames N] [--keyint 32] [--intra] [--flat]
 
 Writes RUN/rd.md (also on stdout), RUN/rd.json and RUN/rd.png. Every result is kept in the cache folder under a digest
 of the sequence file and of all settings, so a rerun pays only for what is new: anchors once, ours again when the
@@ -25,7 +25,7 @@ import av
 import numpy as np
 from matplotlib.figure import Figure
 
-from rqlvc.codec.protocol import Codec, State
+from rqlvc.codec.protocol import Codec, State, carried_quality
 from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorEncoder, anchor_parameters, encode_anchor
@@ -34,6 +34,8 @@ from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
+from rqlvc.rate.constant import Constant, Hierarchical
+from rqlvc.rate.protocol import FrameInfo
 
 OURS = "rqlvc"
 ANCHORS: tuple[AnchorEncoder, ...] = ("libx264", "libx265")
@@ -104,14 +106,22 @@ class Cache:
         return self._folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
-def our_point(clip: Clip, codec: Codec, quality: float, keyint: int) -> Point:
-    """Encode at one quality level and decode the packets; fails if the decoder shows anything else than promised."""
+def group_levels(control: Constant, keyint: int) -> list[float]:
+    """The level of every frame of a group of pictures, as packets carry it."""
+    infos = (FrameInfo(place, not place, place, 1, frames_to_intra=keyint - place) for place in range(keyint))
+    return [carried_quality(control.decide(info).quality) for info in infos]
+
+
+def our_point(clip: Clip, codec: Codec, control: Constant, keyint: int) -> Point:
+    """Encode at the levels of ``control`` and decode the packets; fails if the decoder shows another picture."""
     encoder_state: State | None = None
     decoder_state: State | None = None
     bits, encode_seconds, decode_seconds = 0, 0.0, 0.0
     luma: list[float] = []
     yuv: list[float] = []
+    levels = group_levels(control, keyint)
     for index, frame in enumerate(clip.read()):
+        quality = levels[index % keyint]
         if index % keyint == 0:
             encoder_state = decoder_state = None
         started = time.perf_counter()
@@ -127,22 +137,21 @@ def our_point(clip: Clip, codec: Codec, quality: float, keyint: int) -> Point:
         bits += 8 * len(encoded.payload)
         luma.append(psnr_y(frame, shown))
         yuv.append(psnr_yuv(frame, shown))
-    return Point(quality, bits, len(luma), fmean(luma), fmean(yuv), encode_seconds, decode_seconds)
+    return Point(control.quality, bits, len(luma), fmean(luma), fmean(yuv), encode_seconds, decode_seconds)
 
 
-def our_curve(clip: Clip, codec: Codec, qualities: Sequence[float], keyint: int, cache: Cache) -> list[Point]:
+def our_curve(clip: Clip, codec: Codec, controls: Sequence[Constant], keyint: int, cache: Cache) -> list[Point]:
     points = []
-    for quality in qualities:
+    for control in controls:
         key = {
             "clip": clip.digest,
             "frames": clip.frames,
             "codec": f"{codec.name} {codec.identity} {codec_digest()} torch {version('torch')}",
-            "quality": quality,
-            "keyint": keyint,
+            "levels": group_levels(control, keyint),
         }
         point = cache.load(key)
         if point is None:
-            point = our_point(clip, codec, quality, keyint)
+            point = our_point(clip, codec, control, keyint)
             cache.store(key, point)
         report_progress(clip, OURS, point)
         points.append(point)
@@ -325,6 +334,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, help="at most this many frames of each; default: all")
     parser.add_argument("--keyint", type=int, default=32, help="frames per group of pictures; default: %(default)s")
     parser.add_argument("--intra", action="store_true", help="code every frame intra, the same as --keyint 1")
+    parser.add_argument("--flat", action="store_true", help="ours at one level for all frames, not as --quality has it")
     parser.add_argument("--qualities", default=QUALITIES, help="our quality levels, 63 is best; default: %(default)s")
     parser.add_argument("--anchors-only", action="store_true", help="leave our codec out")
     parser.add_argument("--cache", type=Path, default=Path("runs/anchors"), help="default: %(default)s")
@@ -337,7 +347,8 @@ def run(arguments: argparse.Namespace) -> None:
     if keyint < 1:
         raise RqlvcError(f"--keyint is {keyint}; choose 1 or more.")
     try:
-        qualities = [float(text) for text in arguments.qualities.split(",")]
+        steady = Constant if arguments.flat else Hierarchical
+        controls = [steady(float(text)) for text in arguments.qualities.split(",")]
     except ValueError as error:
         raise RqlvcError(f"--qualities is {arguments.qualities!r}; give numbers like {QUALITIES}.") from error
     names = [name for name in arguments.sequences.split(",") if name]
@@ -348,12 +359,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     curves: list[Curves] = []
     for clip in clips:
-        ours = {} if codec is None else {OURS: our_curve(clip, codec, qualities, keyint, cache)}
+        ours = {} if codec is None else {OURS: our_curve(clip, codec, controls, keyint, cache)}
         curves.append(ours | {encoder: anchor_curve(clip, encoder, keyint, cache) for encoder in ANCHORS})
     deltas = [compare(clip.name, each) for clip, each in zip(clips, curves, strict=True)]
 
     model = "anchors only" if codec is None else f"{codec.name} {codec.identity[:12]}"
-    title = f"Rate-distortion: {model}, keyint {keyint}, anchors {PRESET} without B frames, psy and AQ"
+    along = "one level" if arguments.flat else "levels as --quality has them"
+    title = f"Rate-distortion: {model}, {along}, keyint {keyint}, anchors {PRESET} without B frames, psy and AQ"
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = markdown(title, clips, curves, deltas)
     (arguments.out / "rd.md").write_text(text)

@@ -151,7 +151,9 @@ def test_info_and_summary_for_people(rqlvc: CommandLine, coded: Path, clip: Path
 
 def test_pipes_in_and_out(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:
     video = y4m_of(clip, tmp_path / "clip.y4m")
-    encoding = rqlvc("encode", "-", "-o", "-", "--quality", "63", "--codec", "toy", input=video)
+    encoding = rqlvc(
+        "encode", "-", "-o", "-", "--quality", "63", "--controller", "constant", "--codec", "toy", input=video
+    )
     assert encoding.returncode == 0, encoding.stderr.decode()
     decoding = rqlvc("decode", "-", "-o", "-", input=encoding.stdout)
     assert decoding.returncode == 0, decoding.stderr.decode()
@@ -171,14 +173,28 @@ def test_reader_of_our_output_goes_away(rqlvc: CommandLine, tmp_path: Path) -> N
 
 def test_progress_on_a_terminal(rqlvc: CommandLine, tmp_path: Path) -> None:
     source, coded = make_clip(tmp_path / "clip.mkv"), tmp_path / "coded.mkv"
-    shown = on_terminal(rqlvc, "encode", source, "-o", coded, "--quality", "30", "--codec", "toy")
+    shown = on_terminal(rqlvc, "encode", source, "-o", coded, "--quality=30", "--controller=constant", "--codec=toy")
     assert "frame 12/12" in shown and "kbit/s now" in shown and "q 30.0" in shown
     assert "target" not in shown
 
 
 def test_start_and_frames(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:
     coded, decoded = tmp_path / "coded.mkv", tmp_path / "decoded.y4m"
-    rqlvc("encode", clip, "-o", coded, "--quality", "63", "--codec", "toy", "--start", "3", "--frames", "4")
+    rqlvc(
+        "encode",
+        clip,
+        "-o",
+        coded,
+        "--quality",
+        "63",
+        "--controller=constant",
+        "--codec",
+        "toy",
+        "--start",
+        "3",
+        "--frames",
+        "4",
+    )
     assert rqlvc("decode", coded, "-o", decoded).returncode == 0
     results = read_frames(decoded)
     assert len(results) == 4 and results[0].time == 0
@@ -222,7 +238,12 @@ def test_raw_input_with_its_geometry(rqlvc: CommandLine, clip: Path, tmp_path: P
     frames = read_frames(clip)
     raw.write_bytes(b"".join(frame.y.tobytes() + frame.u.tobytes() + frame.v.tobytes() for frame in frames))
     shape = ("--size", "64x48", "--fps", "30000/1001")
-    assert rqlvc("encode", raw, "-o", coded, "--quality", "63", "--codec", "toy", *shape).returncode == 0
+    assert (
+        rqlvc(
+            "encode", raw, "-o", coded, "--quality", "63", "--controller=constant", "--codec", "toy", *shape
+        ).returncode
+        == 0
+    )
     assert rqlvc("decode", coded, "-o", decoded).returncode == 0
     assert all(same_picture(a, b) for a, b in zip(frames, read_frames(decoded), strict=True))
     with ContainerReader(str(coded)) as container:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.adaptive import level_offsets, remaining
+from rqlvc.rate.adaptive import remaining
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant
+from rqlvc.rate.hierarchy import level_offsets
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller

@@ -13,10 +13,10 @@ from rqlvc.control import RateTarget
 from rqlvc.errors import RqlvcError
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest, open_reader
-from rqlvc.rate.allocation import DEFAULT_WEIGHTS
 from rqlvc.rate.constant import Constant
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, pattern_offsets
 from rqlvc.rate.initial import INTER
-from rqlvc.rate.outlook import Outlook, pattern_offsets
+from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.protocol import QualityRange
 from rqlvc.summary import FrameStats
 from rqlvc.transcode import encode_file
@@ -59,7 +59,7 @@ class Source:
 
 
 def _weights(target: RateTarget) -> Sequence[float]:
-    return target.gop_weights or DEFAULT_WEIGHTS
+    return target.gop_weights or GOP_WEIGHTS
 
 
 Costs = Sequence[tuple[int, bool]]
@@ -70,7 +70,7 @@ def look(
     code: Callable[[Constant], Costs],
     bitrate: float,
     properties: VideoProperties,
-    weights: Sequence[float] = DEFAULT_WEIGHTS,
+    weights: Sequence[float] = GOP_WEIGHTS,
 ) -> Outlook:
     """What a video tells before it is coded at ``bitrate`` (bits per second); ``code`` codes it at constant levels.
 

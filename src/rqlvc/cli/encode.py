@@ -208,9 +208,10 @@ def encode(
 
     from rqlvc.codec.registry import load_codec
     from rqlvc.encoder import DEFAULT_KEYINT
-    from rqlvc.rate.constant import Constant
+    from rqlvc.rate.constant import Constant, Hierarchical
     from rqlvc.transcode import encode_file
 
+    steady = Constant if controller == "constant" else Hierarchical
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     if two_pass and target is not None:
         from rqlvc.first_pass import Source
@@ -239,7 +240,7 @@ def encode(
             source,
             output,
             loaded,
-            target or Constant(quality or 0.0),
+            target or steady(quality or 0.0),
             keyint=None if low_latency else keyint or DEFAULT_KEYINT,
             scenecut=not no_scenecut,
             start=start,

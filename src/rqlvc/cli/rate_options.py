@@ -123,7 +123,8 @@ Quality = Annotated[
     typer.Option(
         parser=parse_quality,
         metavar="Q",
-        help="Code all frames at this quality level, from 0 to 63; 63 is best. Fractions count.",
+        help="Quality level, from 0 to 63; 63 is best. Fractions count. Frames that many others are predicted from "
+        "get a little more, the others less; with --controller constant all frames get this very level.",
     ),
 ]
 Bitrate = Annotated[
@@ -233,7 +234,9 @@ def decoder_buffer(maxrate: float | None, size: float | None, initial: float | N
 
 def check_quality_alone(controller: str | None, rate_options: dict[str, object]) -> None:
     """With ``--quality`` and no cap there is nothing to control: ``rate_options`` (by name) must not be set."""
-    if controller not in (None, "constant"):
+    from rqlvc.rate.registry import WITHOUT_BITRATE
+
+    if controller not in (None, *WITHOUT_BITRATE):
         raise typer.BadParameter(f"the controller '{controller}' needs --bitrate or --target-size, not --quality.")
     surplus = [name for name, value in rate_options.items() if value is not None]
     if surplus:
@@ -255,12 +258,12 @@ def rate_target(
 ) -> "RateTarget":
     """The options as a value. What they cannot mean together is wrong usage."""
     from rqlvc.control import RateTarget
-    from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER
+    from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, WITHOUT_BITRATE
 
     if controller is not None and controller not in CONTROLLERS:
         raise typer.BadParameter(f"there is no controller '{controller}': choose one of {', '.join(CONTROLLERS)}.")
-    if controller == "constant":
-        raise typer.BadParameter("the controller 'constant' needs --quality, and nothing that limits the rate.")
+    if controller in WITHOUT_BITRATE:
+        raise typer.BadParameter(f"the controller '{controller}' needs --quality, and nothing that limits the rate.")
     lowest, highest = min_quality or 0.0, 63.0 if max_quality is None else max_quality
     if lowest > highest:
         raise typer.BadParameter(

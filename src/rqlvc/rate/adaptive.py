@@ -15,9 +15,10 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
+from rqlvc.rate.hierarchy import LIFT, group_length, level_offset, level_offsets
 from rqlvc.rate.initial import INTER, initial_model
-from rqlvc.rate.models import log_bits
-from rqlvc.rate.outlook import LIFT, Term, base_level, pattern_offsets
+from rqlvc.rate.models import MAXIMUM_LOG_BITS, log_bits
+from rqlvc.rate.outlook import Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
@@ -33,29 +34,8 @@ RISE = 6.0
 """Levels that it may rise by from one frame to the next: bits spent in error do not come back."""
 MEMORY, INTRA_MEMORY = 8, 2
 """Inter and intra frames whose mean cost those to come are expected to have."""
-INHERITED = 0.9
-"""Part of its information that an inter frame takes from the one before."""
-TILT = 3.0
-"""Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
-LONGEST_GROUP = 1000
-"""Frames of a group of pictures beyond which its end is of no concern."""
 BEYOND = 16.0
 """Levels that the base may be above the highest: so far are the lowest frames below it."""
-
-
-@lru_cache(maxsize=64)
-def level_offsets(weights: tuple[float, ...], group: int | None) -> tuple[float, ...]:
-    """Levels from the base to each of the ``group`` frames of a group of pictures, the intra frame first.
-
-    Inter frames follow the hierarchy of the miniGOP with these ``weights``, and those towards the end, from which less
-    is inherited, are lower. Without an end: the intra frame and one miniGOP.
-    """
-    hierarchy = pattern_offsets(weights)
-    if group is None:
-        return (0.0, *hierarchy)
-    worth = [1 - INHERITED ** (group - position) for position in range(group)]
-    tilt = (TILT * math.log(frame / worth[0]) for frame in worth[1:])
-    return (0.0, *(hierarchy[slot % len(hierarchy)] + lower for slot, lower in enumerate(tilt)))
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +64,7 @@ class Usual:
 
     def observe(self, log_rate: float, base: float) -> None:
         self.seen = min(self.seen + 1, self.memory)
-        self.bits += (math.exp(log_rate) - self.bits) / self.seen
+        self.bits += (math.exp(min(log_rate, MAXIMUM_LOG_BITS)) - self.bits) / self.seen
         self.base += (base - self.base) / self.seen
 
 
@@ -110,7 +90,7 @@ class Adaptive:
         self.budget.replan()
         due = self.budget.due(info)
         context = Context.of(info, self._last_quality)
-        offset = self._offset(info)
+        offset = level_offset(info, self.budget.pattern.inter)
         curve = PredictedCurve.through(info.points)
         unread = state.mean, state.covariance
         base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
@@ -144,18 +124,12 @@ class Adaptive:
         self.budget.set_rates(bitrate, framerate)
         self._free = True
 
-    def _offset(self, info: FrameInfo) -> float:
-        offsets = level_offsets(self.budget.pattern.inter, _group(info))
-        if info.position < len(offsets):
-            return offsets[info.position]
-        return offsets[1 + self.budget.pattern.slot(info.position)]
-
     def _next_base(self, info: FrameInfo, context: Context, due: Due, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
         thought to be ``near`` some level."""
         bits = max(due.bits, FLOOR_SHARE * due.frames * self.budget.frame_bits)
         model = self._filter.model(context)
-        here = Term(-model.beta / model.alpha, 1 / model.alpha, self._offset(info))
+        here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         wanted = base_level([here, *self._later(after, context, Usual(1, model.bits(near), near))], bits, self.limits)
         wanted = min(max(wanted, self.limits.minimum - LIFT), self.limits.maximum + BEYOND)
@@ -184,15 +158,9 @@ class Adaptive:
                 yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, 0.0)
 
 
-def _group(info: FrameInfo) -> int | None:
-    """Frames of this group of pictures; None where no intra frame is planned, or one far away."""
-    group = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
-    return group if group and group <= LONGEST_GROUP else None
-
-
 def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remaining:
     """Of ``frames`` frames, those after the first one, which is that of ``info``."""
-    group = _group(info)
+    group = group_length(info)
     if group is None:
         inter = level_offsets(weights, None)[1:]
         return Remaining((frames - 1) * sum(math.exp(offset / INTER.alpha) for offset in inter) / len(inter), 0)

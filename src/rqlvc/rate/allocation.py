@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rqlvc.errors import RqlvcError
+from rqlvc.rate.hierarchy import GOP_WEIGHTS
 from rqlvc.rate.initial import INTER, intra_ratio
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 
 WINDOW = 40
 """Frames over which a debt is usually paid back (the paper's SW)."""
-DEFAULT_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
-"""Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are what levels
-8, 4, 8 and 0 below the best cost: of three hierarchies the best for BD-rate on sequences (docs/training.md)."""
 INTRA_WEIGHT = 10.0
 """Bits of an intra frame in mean inter frames before the content has shown its own: 4 to 40 on real sequences."""
 WEIGHING_FRAMES = 4
@@ -40,7 +38,7 @@ FLOOR_BITS = 100.0
 class Pattern:
     """The weights of the frames of a group of pictures: one intra frame, then miniGOPs with weights of mean 1."""
 
-    def __init__(self, weights: Sequence[float] = DEFAULT_WEIGHTS, intra_weight: float = INTRA_WEIGHT) -> None:
+    def __init__(self, weights: Sequence[float] = GOP_WEIGHTS, intra_weight: float = INTRA_WEIGHT) -> None:
         if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise RqlvcError("the weights of a miniGOP must be positive numbers, such as 1,1.6,1,2.")
         mean = sum(weights) / len(weights)
@@ -132,7 +130,7 @@ class BitBudget:
         weights: Sequence[float] | None = None,
         window: int = WINDOW,
     ) -> None:
-        self.pattern = Pattern(DEFAULT_WEIGHTS if weights is None else weights)
+        self.pattern = Pattern(GOP_WEIGHTS if weights is None else weights)
         self.total_frames = total_frames
         self.window = window
         self.frames = 0

@@ -13,16 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
+from rqlvc.rate.hierarchy import LIFT
 from rqlvc.rate.initial import INTER, INTRA
-from rqlvc.rate.models import FloatArray, log_bits
+from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.protocol import QualityRange
 
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
-LIFT = 4.0
-"""Levels of the best inter frames above an intra frame. At one level an intra frame is the better one by far, for the
-codec was trained to see to that; beside a hierarchy, where only one inter frame in four is coded so well, it need not
-be (docs/training.md)."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
 
@@ -44,17 +41,11 @@ def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> floa
     low, high = limits.minimum - LIFT, limits.maximum + BEYOND
     for _ in range(BISECTIONS):
         base = (low + high) / 2
-        if sum(math.exp(term.at(limits.clip(base + term.offset))) for term in terms) < bits:
+        if sum(math.exp(min(term.at(limits.clip(base + term.offset)), MAXIMUM_LOG_BITS)) for term in terms) < bits:
             low = base
         else:
             high = base
     return (low + high) / 2
-
-
-def pattern_offsets(weights: Sequence[float]) -> tuple[float, ...]:
-    """Levels from the base, which is that of intra frames, to each inter frame of a miniGOP whose bits are as
-    ``weights``; ``LIFT`` for the heaviest."""
-    return tuple(LIFT + INTER.alpha * math.log(weight / max(weights)) for weight in weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,16 @@ class ControllerEntry:
     """What ``FrameInfo.points`` must hold: predictions of RQNet, real encodes of the frame, or nothing; with "first
     pass" the controller itself must be given what a first pass found."""
     factory: Factory | None
-    """None for ``constant``, which is made from a quality and not from a bitrate, and for ``two-pass``."""
+    """None for those that are made from a quality and not from a bitrate, and for ``two-pass``."""
 
     @property
     def meets_bitrate(self) -> bool:
-        return self.name != "constant"
+        return self.name not in WITHOUT_BITRATE
 
 
 DEFAULT_CONTROLLER = "adaptive"
+WITHOUT_BITRATE = ("hierarchical", "constant")
+"""These take a quality."""
 _RQ_LVC = "NguyenQuang et al., arXiv 2505.02720"
 
 CONTROLLERS: dict[str, ControllerEntry] = {
@@ -45,7 +47,7 @@ CONTROLLERS: dict[str, ControllerEntry] = {
     for entry in (
         ControllerEntry(
             "adaptive",
-            "Kalman filter on ln R against Q, predicted points as one of its senses; the default",
+            "a steady quality, each frame's cost foretold from predicted points and the frames before; the default",
             "this package",
             "optional",
             Adaptive,
@@ -57,7 +59,14 @@ CONTROLLERS: dict[str, ControllerEntry] = {
             "first pass",
             None,
         ),
-        ControllerEntry("constant", "one quality level for all frames, no bitrate", "-", "none", None),
+        ControllerEntry(
+            "hierarchical",
+            "a quality level, with offsets along the group of pictures; what --quality uses",
+            "this package",
+            "none",
+            None,
+        ),
+        ControllerEntry("constant", "one quality level for all frames; with --quality", "-", "none", None),
         ControllerEntry(
             "rq-lvc",
             "least squares over RQNet's points and the coded frames of the group of pictures",
@@ -143,7 +152,7 @@ def make_controller(
         raise RqlvcError(f"there is no controller {name!r}: choose one of {', '.join(CONTROLLERS)}.")
     if not entry.meets_bitrate:
         raise RqlvcError(
-            "the controller 'constant' takes a quality and no bitrate: give --quality instead of --bitrate."
+            f"the controller {name!r} takes a quality and no bitrate: give --quality instead of --bitrate."
         )
     if (outlook is None) == (entry.points == "first pass"):
         raise RqlvcError(

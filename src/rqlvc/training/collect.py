@@ -33,8 +33,7 @@ from rqlvc.media.frame import Frame, Plane
 from rqlvc.media.reader import VIDEO_SUFFIXES, open_reader
 from rqlvc.parallel import Engine, spread
 from rqlvc.rate.activity import MAPS, activity_maps
-from rqlvc.rate.allocation import DEFAULT_WEIGHTS
-from rqlvc.rate.outlook import pattern_offsets
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, pattern_offsets
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import QUALITY_LEVELS, context_scalars, padded_pixels
 
@@ -328,7 +327,7 @@ def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> 
     """The samples of chain ``number``, one a frame."""
     rng = np.random.default_rng([seed, number])
     walk = float(rng.uniform(0, QUALITY_MAX))
-    hierarchy = pattern_offsets(DEFAULT_WEIGHTS) if rng.random() < HIERARCHY_SHARE else (0.0,)
+    hierarchy = pattern_offsets(GOP_WEIGHTS) if rng.random() < HIERARCHY_SHARE else (0.0,)
     samples: list[Sample] = []
     state: State | None = None
     before: _Picture | None = None

@@ -1,0 +1,58 @@
+"""The quality levels of a group of pictures: offsets from the base, which is the level of its intra frame.
+
+Frames that many later ones take from are worth more bits: every few inter frames one is coded well and those between
+less so, and all of them less towards the end of the group. Chosen for BD-rate on real sequences (docs/training.md).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from rqlvc.rate.initial import INTER
+from rqlvc.rate.protocol import FrameInfo
+
+GOP_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
+"""Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are what levels
+8, 4, 8 and 0 below the best cost: of three hierarchies the best for BD-rate on sequences."""
+LIFT = 4.0
+"""Levels of the best inter frames above the intra frame. At one level an intra frame is the better one by far, for the
+codec was trained to see to that; beside a hierarchy, where only one inter frame in four is coded so well, it need not
+be."""
+INHERITED = 0.9
+"""Part of its information that an inter frame takes from the one before."""
+TILT = 3.0
+"""Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
+LONGEST_GROUP = 1000
+"""Frames of a group of pictures beyond which its end is of no concern."""
+
+
+def pattern_offsets(weights: Sequence[float]) -> tuple[float, ...]:
+    """Levels from the base to each inter frame of a miniGOP whose bits are as ``weights``; LIFT for the heaviest."""
+    return tuple(LIFT + INTER.alpha * math.log(weight / max(weights)) for weight in weights)
+
+
+@lru_cache(maxsize=64)
+def level_offsets(weights: tuple[float, ...], group: int | None) -> tuple[float, ...]:
+    """Levels from the base to each of the ``group`` frames of a group of pictures, the intra frame first.
+
+    Inter frames follow the hierarchy of the miniGOP with these ``weights``, and those towards the end, from which less
+    is inherited, are lower. Without an end: the intra frame and one miniGOP.
+    """
+    hierarchy = pattern_offsets(weights)
+    if group is None:
+        return (0.0, *hierarchy)
+    worth = [1 - INHERITED ** (group - position) for position in range(group)]
+    tilt = (TILT * math.log(frame / worth[0]) for frame in worth[1:])
+    return (0.0, *(hierarchy[slot % len(hierarchy)] + lower for slot, lower in enumerate(tilt)))
+
+
+def group_length(info: FrameInfo) -> int | None:
+    """Frames of this group of pictures; None where no intra frame is planned, or one far away."""
+    group = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+    return group if group and group <= LONGEST_GROUP else None
+
+
+def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:
+    """Levels from the base to this frame."""
+    offsets = level_offsets(weights, group_length(info))
+    return offsets[info.position] if info.position < len(offsets) else offsets[1 + (info.position - 1) % len(weights)]
