@@ -23,6 +23,7 @@ from rqlvc.media.reader import open_reader
 from rqlvc.media.writer import open_writer
 
 Finished = subprocess.CompletedProcess[bytes]
+LOSSLESS = ("--quality=63", "--controller=constant", "--codec=toy")
 
 
 def lines_of(finished: Finished) -> list[dict[str, Any]]:
@@ -151,9 +152,7 @@ def test_info_and_summary_for_people(rqlvc: CommandLine, coded: Path, clip: Path
 
 def test_pipes_in_and_out(rqlvc: CommandLine, clip: Path, tmp_path: Path) -> None:
     video = y4m_of(clip, tmp_path / "clip.y4m")
-    encoding = rqlvc(
-        "encode", "-", "-o", "-", "--quality", "63", "--controller", "constant", "--codec", "toy", input=video
-    )
+    encoding = rqlvc("encode", "-", "-o", "-", *LOSSLESS, input=video)
     assert encoding.returncode == 0, encoding.stderr.decode()
     decoding = rqlvc("decode", "-", "-o", "-", input=encoding.stdout)
     assert decoding.returncode == 0, decoding.stderr.decode()
@@ -238,12 +237,7 @@ def test_raw_input_with_its_geometry(rqlvc: CommandLine, clip: Path, tmp_path: P
     frames = read_frames(clip)
     raw.write_bytes(b"".join(frame.y.tobytes() + frame.u.tobytes() + frame.v.tobytes() for frame in frames))
     shape = ("--size", "64x48", "--fps", "30000/1001")
-    assert (
-        rqlvc(
-            "encode", raw, "-o", coded, "--quality", "63", "--controller=constant", "--codec", "toy", *shape
-        ).returncode
-        == 0
-    )
+    assert rqlvc("encode", raw, "-o", coded, *LOSSLESS, *shape).returncode == 0
     assert rqlvc("decode", coded, "-o", decoded).returncode == 0
     assert all(same_picture(a, b) for a, b in zip(frames, read_frames(decoded), strict=True))
     with ContainerReader(str(coded)) as container:
