@@ -83,7 +83,7 @@ def test_targets_are_the_bits_of_constant_levels(
         if row["target_bits"] is not None:
             assert row["target_bits"] == constant[row["sequence"], row["level"]]["actual_bits"]
     coded = tmp_path / "coded.mkv"
-    options = ("--quality", "23", "--keyint", "6", "--codec", "toy", "--frames", "24", "--json")
+    options = ("--quality=23", "--controller=constant", "--keyint=6", "--codec=toy", "--frames=24", "--json")
     summary = json.loads(rqlvc("encode", data / "second.mkv", "-o", coded, *options).stdout.splitlines()[-1])
     assert summary["bits"] == constant["second", 23.0]["actual_bits"]
     assert summary["psnr_yuv"] == pytest.approx(constant["second", 23.0]["psnr_yuv"], abs=1e-3)
