@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import remaining
 from rqlvc.rate.allocation import Pattern
-from rqlvc.rate.constant import Constant
+from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import level_offsets
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
@@ -171,6 +171,15 @@ def test_adaptive_holds_the_quality_where_others_hold_the_bits() -> None:
 
     assert unrest(steady.quality - offsets) < 0.5 * unrest(equal.quality)
     assert steady.error(total) < 0.01
+
+
+def test_a_hierarchy_keeps_the_best_level_for_all_frames_and_the_asked_one_for_intra_frames() -> None:
+    infos = [FrameInfo(place, not place, place, 1000, frames_to_intra=32 - place) for place in range(32)]
+    assert {Hierarchical(63.0).decide(info).quality for info in infos} == {63.0}
+    levels = [Hierarchical(40.0).decide(info).quality for info in infos]
+    assert levels[0] == 40.0
+    assert levels[4] == max(levels) and levels[-1] == min(levels)
+    assert all(0 <= Hierarchical(quality).decide(info).quality <= 63 for quality in (0.0, 3.0, 60.0) for info in infos)
 
 
 def test_frames_towards_the_end_of_a_group_are_lower() -> None:

@@ -35,6 +35,10 @@ class Constant:
         """Ignored: a constant quality has no bitrate to hit."""
 
 
+ROOM = 8.0
+"""Levels below the best from which on offsets get smaller: at 63 all frames are coded as well as they can be."""
+
+
 class Hierarchical(Constant):
     """Codes every frame at ``quality`` and the offset of its place in the group of pictures, clipped to [0, 63].
 
@@ -46,4 +50,5 @@ class Hierarchical(Constant):
         super().__init__(quality)
 
     def decide(self, info: FrameInfo) -> Decision:
-        return Decision(QualityRange().clip(self.quality + level_offset(info, GOP_WEIGHTS)))
+        share = min((QUALITY_MAX - self.quality) / ROOM, 1.0)
+        return Decision(QualityRange().clip(self.quality + share * level_offset(info, GOP_WEIGHTS)))
