@@ -58,14 +58,19 @@ def _is_compiled(kernel: Any) -> bool:
     return bool(kernel.signatures) or any(Path(kernel.stats.cache_path).glob(f"*{kernel.__name__}-*.nbi"))
 
 
+def announce(kernel: Any) -> None:
+    """Say that there is a wait, where ``kernel`` has never been compiled on this machine."""
+    if not _is_compiled(kernel):
+        _explain_the_wait()
+
+
 def over_rows(kernel: Callable[..., None], rows: int, *arguments: Any, least: int = 1) -> None:
     """Call ``kernel(begin, end, *arguments)`` so that every row below ``rows`` is done once.
 
     ``least``: rows that are worth a thread. Waking one takes a good part of a millisecond while PyTorch's own threads
     still wait for work.
     """
-    if not _is_compiled(kernel):
-        _explain_the_wait()
+    announce(kernel)
     threads = max(1, min(torch.get_num_threads(), rows // least))
     (begin, end), *others = itertools.pairwise(rows * i // threads for i in range(threads + 1))
     parts = [_pool(threads).submit(kernel, *span, *arguments) for span in others]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.compiled import OPTIONS, dct
+from rqlvc.compiled import OPTIONS, announce, dct
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame, Plane
 
@@ -364,6 +364,7 @@ def activity_maps(frame: Frame, reference: Frame | None) -> Samples:
     ``reference`` is the last decoded picture; None, for an intra frame, reads as no difference at all. Raises
     :class:`RqlvcError` when the two pictures differ in size.
     """
+    announce(activity)
     height, width = (-(-side // SQUARE) * SQUARE for side in frame.y.shape)
     luma, chroma = _extended(frame.y, height, width, 0), _extended_chroma(frame, height, width, 0)
     maps = np.zeros((height // BLOCK, width // BLOCK, MAPS), np.float32)
