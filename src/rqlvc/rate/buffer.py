@@ -28,8 +28,9 @@ STEP = 0.25
 """Part of what is there beyond the reserve, or lacks, that one inter frame may spend or must save."""
 LARGEST = 0.8
 """Part of the bits there that one frame is planned to take at most."""
-EASY = 0.5
-"""With a capped quality: part of the buffer that is never spent to keep the quality up when the cap is near."""
+EASY, EASY_INTRA = 0.8, 0.5
+"""With a capped quality: parts of the buffer that are never spent to keep the quality up when the cap is near. Where it
+is lower, the controller comes back to the quality step by step, rather than with a frame here and there."""
 USABLE = 0.7
 """Credit that would need the buffer to fall below this part is not saved: the channel lost it while it idled."""
 NEW_RATE = 1.25
@@ -115,7 +116,8 @@ def plan(
     spare = full - max(RESERVE * size, RESERVE_FRAMES * frame_bits)
     most = LARGEST * full if intra else min(LARGEST * full, frame_bits + STEP * spare)
     quality = decision.quality
-    if policy == "capped" and curve.bits(limits.maximum) <= full - EASY * size + (0 if intra else frame_bits):
+    kept = (EASY_INTRA if intra else EASY) * size - (0 if intra else frame_bits)
+    if policy == "capped" and curve.bits(limits.maximum) <= full - kept:
         return Plan(limits.maximum, curve.bits(limits.maximum))
     expected = curve.bits(quality)
     if expected > most:
