@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
@@ -97,6 +97,7 @@ def test_estimate_is_least_squares_where_the_points_fix_a_line(alpha: float, bet
 
 
 @given(any_points, any_points)
+@example([RatePoint(2.0, 0.0)], [RatePoint(8.0, 0.0), RatePoint(5.0, 5000.0)])  # a slope of exactly nothing
 def test_no_points_break_the_estimate(network: list[RatePoint], coded: list[RatePoint]) -> None:
     model = estimate(PointSums.of(network) + PointSums.of(coded), FALLBACK)
     assert ALPHA_MIN <= model.alpha <= ALPHA_MAX

@@ -11,6 +11,8 @@ from rqlvc.rate.protocol import RatePoint
 ALPHA_MIN = 4.0
 ALPHA_MAX = 200.0
 
+LEAST_SLOPE = 1e-6
+"""A flatter line than this is flat, whichever way its sums were rounded."""
 MINIMUM_VARIANCE = 0.02**2
 """Of ln R: points within about 2 % of each other say where the curve is but not how steep."""
 
@@ -55,5 +57,5 @@ def estimate(sums: PointSums, fallback: LogarithmicModel) -> LogarithmicModel:
     x, q = sums.x / sums.count, sums.q / sums.count
     variance = sums.xx / sums.count - x * x
     slope = (sums.xq / sums.count - x * q) / variance if variance > MINIMUM_VARIANCE else 0.0
-    alpha = min(max(slope, ALPHA_MIN), ALPHA_MAX) if slope > 0 else fallback.alpha
+    alpha = min(max(slope, ALPHA_MIN), ALPHA_MAX) if slope > LEAST_SLOPE else fallback.alpha
     return LogarithmicModel(alpha, q - alpha * x)
