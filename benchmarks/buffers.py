@@ -146,9 +146,10 @@ def run_job(job: Job, out: Path) -> Result | Refused:
         control = RateTarget(bitrate=job.bitrate, buffer=buffer, schedule=schedule)
     else:
         control = Constant(job.level or 0.0)
-    options: dict[str, Any] = {"keyint": job.keyint, "frames": job.frames, "overwrite": True}
     try:
-        summary = encode_file(job.path, str(coded), codec(), control, **options)
+        summary = encode_file(
+            job.path, str(coded), codec(), control, keyint=job.keyint, frames=job.frames, overwrite=True
+        )
     except RqlvcError as error:
         if buffer is None:
             raise

@@ -229,32 +229,32 @@ def spread(frame: Samples, plane: Samples, vectors: Vectors) -> None:
 
 
 @njit(**OPTIONS)
+def _transform(columns: Samples) -> None:
+    """The cosine transform of each column of ``columns`` (8, n), in place."""
+    for j in range(columns.shape[1]):
+        a, b, c, d = columns[0, j], columns[1, j], columns[2, j], columns[3, j]
+        a, b, c, d, e, f, g, h = dct(a, b, c, d, columns[4, j], columns[5, j], columns[6, j], columns[7, j])
+        columns[0, j], columns[1, j], columns[2, j], columns[3, j] = a, b, c, d
+        columns[4, j], columns[5, j], columns[6, j], columns[7, j] = e, f, g, h
+
+
+@njit(**OPTIONS)
 def _luma_bands(strip: Samples, result: Samples) -> None:
     """Mean magnitudes of the mean and the bands of the 8x8 blocks side by side in ``strip`` (8, 8 w), into the first
     six columns of ``result`` (w, 8)."""
     blocks = result.shape[0]
     turned, bands = np.empty((BLOCK, BLOCK, blocks), np.float32), np.zeros((BANDS + 1, blocks), np.float32)
-    for j in range(BLOCK * blocks):
-        a, b, c, d = strip[0, j], strip[1, j], strip[2, j], strip[3, j]
-        a, b, c, d, e, f, g, h = dct(a, b, c, d, strip[4, j], strip[5, j], strip[6, j], strip[7, j])
-        strip[0, j], strip[1, j], strip[2, j], strip[3, j] = a, b, c, d
-        strip[4, j], strip[5, j], strip[6, j], strip[7, j] = e, f, g, h
+    _transform(strip)
     for i in range(BLOCK):
         for block in range(blocks):
             for j in range(BLOCK):
                 turned[j, i, block] = strip[i, BLOCK * block + j]
-    for i in range(BLOCK):
-        for k in range(blocks):
-            a, b, c, d = turned[0, i, k], turned[1, i, k], turned[2, i, k], turned[3, i, k]
-            e, f, g, h = turned[4, i, k], turned[5, i, k], turned[6, i, k], turned[7, i, k]
-            a, b, c, d, e, f, g, h = dct(a, b, c, d, e, f, g, h)
-            turned[0, i, k], turned[1, i, k], turned[2, i, k], turned[3, i, k] = abs(a), abs(b), abs(c), abs(d)
-            turned[4, i, k], turned[5, i, k], turned[6, i, k], turned[7, i, k] = abs(e), abs(f), abs(g), abs(h)
+    _transform(turned.reshape(BLOCK, BLOCK * blocks))
     for j in range(BLOCK):
         for i in range(BLOCK):
-            band, magnitudes = bands[_BAND_OF[i + j]], turned[j, i]
+            band, coefficients = bands[_BAND_OF[i + j]], turned[j, i]
             for block in range(blocks):
-                band[block] += magnitudes[block]
+                band[block] += abs(coefficients[block])
     for band in range(BANDS + 1):
         for block in range(blocks):
             result[block, band] = bands[band, block] * _BAND_SHARE[band]
@@ -364,6 +364,11 @@ def activity_maps(frame: Frame, reference: Frame | None) -> Samples:
     ``reference`` is the last decoded picture; None, for an intra frame, reads as no difference at all. Raises
     :class:`RqlvcError` when the two pictures differ in size.
     """
+    if reference is not None and reference.y.shape != frame.y.shape:
+        raise RqlvcError(
+            f"the reference is {reference.width}x{reference.height} and the frame {frame.width}x{frame.height}: "
+            "start with an intra frame where the picture size changes."
+        )
     announce(activity)
     height, width = (-(-side // SQUARE) * SQUARE for side in frame.y.shape)
     luma, chroma = _extended(frame.y, height, width, 0), _extended_chroma(frame, height, width, 0)
@@ -372,11 +377,6 @@ def activity_maps(frame: Frame, reference: Frame | None) -> Samples:
     maps[..., 0] = own[..., 0] * np.float32(1 / (BLOCK * LUMA_UNIT))
     maps[..., 1:PICTURE_MAPS] = _logarithm(own[..., [*range(1, BANDS + 1), BANDS + 2]])
     if reference is not None:
-        if reference.y.shape != frame.y.shape:
-            raise RqlvcError(
-                f"the reference is {reference.width}x{reference.height} and the frame {frame.width}x{frame.height}: "
-                "start with an intra frame where the picture size changes."
-            )
         rest = np.concatenate(_differences(luma, chroma, reference), axis=-1)
         maps[..., PICTURE_MAPS:] = _logarithm(rest)
     return maps

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
-from rqlvc.rate.hierarchy import LIFT, group_length, level_offset, level_offsets
+from rqlvc.rate.hierarchy import group_length, level_offset, level_offsets
 from rqlvc.rate.initial import INTER, initial_model
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, log_bits
 from rqlvc.rate.outlook import Term, base_level
@@ -132,7 +132,7 @@ class Adaptive:
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         wanted = base_level([here, *self._later(after, context, Usual(1, model.bits(near), near))], bits, self.limits)
-        wanted = min(max(wanted, self.limits.minimum - LIFT), self.limits.maximum + BEYOND)
+        wanted = min(wanted, self.limits.maximum + BEYOND)
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
         if self._base is None or (left and rate >= 1):

@@ -176,7 +176,7 @@ class BitBudget:
         if info.new_rate:
             self.coded = self._planned = self._entitled
         left = self.frames_left(info)
-        period = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+        period = info.group_length
         if info.intra or self.pattern.slot(info.position) == 0 or self._mini_gop is None:
             self.pattern.intra = self._group.intra_weight() or self.pattern.intra
             if info.novelty and (info.cut or not self.frames):  # the content is not what it was

@@ -48,7 +48,7 @@ def level_offsets(weights: tuple[float, ...], group: int | None) -> tuple[float,
 
 def group_length(info: FrameInfo) -> int | None:
     """Frames of this group of pictures; None where no intra frame is planned, or one far away."""
-    group = None if info.frames_to_intra is None else info.position + max(info.frames_to_intra, 1)
+    group = info.group_length
     return group if group and group <= LONGEST_GROUP else None
 
 

@@ -63,6 +63,11 @@ class FrameInfo:
     points: tuple[RatePoint, ...] = ()
     """Predicted R-Q points of this frame, from RQNet, a table, or real encodes."""
 
+    @property
+    def group_length(self) -> int | None:
+        """Frames of this group of pictures; None when no intra frame is planned."""
+        return None if self.frames_to_intra is None else self.position + max(self.frames_to_intra, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
