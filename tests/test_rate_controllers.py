@@ -15,7 +15,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import remaining
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant, Hierarchical
-from rqlvc.rate.hierarchy import level_offsets
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offsets
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
@@ -238,11 +238,14 @@ def test_controllers_that_need_points_say_so() -> None:
             controller.decide(FrameInfo(0, True, 0, 100_000))
 
 
-def test_constant_holds_its_level_and_pattern() -> None:
-    log = run(Constant(30, offsets=(-4, 0, -4, 6)), Simulation(frames=40), points="none")
-    assert list(log.quality[:6]) == [30, 26, 30, 26, 36, 26]
+def test_a_quality_is_held_and_the_hierarchy_is_around_it() -> None:
+    simulation = Simulation(frames=40)
+    assert set(run(Constant(30), simulation, points="none").quality) == {30}
+    log = run(Hierarchical(30), simulation, points="none")
     assert set(log.quality[log.intra]) == {30}
-    assert set(run(Constant(62, offsets=(5,)), Simulation(), points="none").quality[1:32]) == {63}
+    assert list(log.quality[1:32] - 30) == pytest.approx(level_offsets(GOP_WEIGHTS, 32)[1:], abs=1 / 64)
+    assert set(run(Hierarchical(63), simulation, points="none").quality) == {63}
+    assert max(run(Hierarchical(62), simulation, points="none").quality) <= 63
 
 
 def test_bad_requests_are_refused() -> None:
@@ -263,8 +266,6 @@ def test_bad_requests_are_refused() -> None:
     for quality in (-1, 64, float("nan")):
         with pytest.raises(RqlvcError, match="outside"):
             Constant(quality)
-    with pytest.raises(RqlvcError, match="offsets"):
-        Constant(30, offsets=(float("inf"),))
 
 
 def test_rate_control_needs_no_torch() -> None:

@@ -41,7 +41,8 @@ def first_pass(simulation: Simulation | Recorded, total: float) -> tuple[Outlook
         return [(int(bits), bool(intra)) for bits, intra in zip(log.bits, log.intra, strict=True)]
 
     properties = replace(PROPERTIES, width=simulation.pixels, height=1)
-    return look(code, total * float(PROPERTIES.frame_rate) / simulation.frames, properties), bases
+    bitrate = total * float(PROPERTIES.frame_rate) / simulation.frames
+    return look(code, bitrate, properties, simulation.intra_period), bases
 
 
 def play(simulation: Simulation | Recorded, name: str, outlook: Outlook | None, total: float) -> Log:
@@ -103,7 +104,7 @@ def test_base_level_costs_what_is_asked_for_within_the_limits() -> None:
 
 def test_first_pass_of_another_video_is_noticed() -> None:
     simulation = Simulation(frames=40, intra_period=8)
-    outlook = Outlook((30.0,), (0.0,), ((1000,) * 40,), tuple(index % 10 == 0 for index in range(40)))
+    outlook = Outlook((30.0,), (0.0,) * 40, ((1000,) * 40,), tuple(index % 10 == 0 for index in range(40)))
     controller = make_controller("two-pass", bitrate=1e5, framerate=30, pixels=simulation.pixels, outlook=outlook)
     with pytest.raises(Exception, match="frame 8 is not what the first pass found"):
         run(controller, simulation)
@@ -138,7 +139,7 @@ def test_command_codes_twice_and_meets_the_target(rqlvc: CommandLine, tmp_path: 
     summary = json.loads(twice.stdout.splitlines()[-1])
     assert abs(summary["error_percent"]) < 1
     kept = json.loads(log.read_text())
-    assert [len(each["bits"]) for each in kept["passes"]] == [summary["frames"]] * len(kept["passes"]) == [90] * 2
+    assert {len(each["bits"]) for each in kept["passes"]} == {len(kept["offsets"])} == {summary["frames"]} == {90}
     assert kept["intra"] == list(range(0, 90, 16))
 
     # The log stands for the first pass: the same bytes, and another bitrate without another first pass.
@@ -162,9 +163,12 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     ):
         refused = rqlvc("encode", source, "-o", tmp_path / "c.mkv", *options, *more)
         assert refused.returncode == 1 and reason in refused.stderr, refused.stderr.decode()
-    log.write_text("{}")
-    broken = rqlvc("encode", clip, "-o", tmp_path / "c.mkv", *options)
-    assert broken.returncode == 1 and b"is no pass log" in broken.stderr
+    kept = json.loads(log.read_text())
+    kept["offsets"].pop()
+    for broken in ("{}", json.dumps(kept)):
+        log.write_text(broken)
+        refused = rqlvc("encode", clip, "-o", tmp_path / "c.mkv", *options)
+        assert refused.returncode == 1 and b"is no pass log" in refused.stderr
     assert not (tmp_path / "c.mkv").exists()
 
 

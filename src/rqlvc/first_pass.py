@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,15 +14,15 @@ from rqlvc.control import RateTarget
 from rqlvc.errors import RqlvcError
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest, open_reader
-from rqlvc.rate.constant import Constant
-from rqlvc.rate.hierarchy import GOP_WEIGHTS, pattern_offsets
+from rqlvc.rate.constant import Constant, Hierarchical
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offset
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.outlook import Outlook
-from rqlvc.rate.protocol import QualityRange
+from rqlvc.rate.protocol import FrameInfo, QualityRange
 from rqlvc.summary import FrameStats
 from rqlvc.transcode import encode_file
 
-FORMAT = "rqlvc-passlog-2"
+FORMAT = "rqlvc-passlog-3"
 INTER_SHARE = 0.7
 """Bits of a usual inter frame over the mean of all: the first pass works near the quality of the second."""
 NEAR = 8.0
@@ -58,7 +59,7 @@ class Source:
         }
 
 
-def _weights(target: RateTarget) -> Sequence[float]:
+def _weights(target: RateTarget) -> tuple[float, ...]:
     return target.gop_weights or GOP_WEIGHTS
 
 
@@ -70,23 +71,34 @@ def look(
     code: Callable[[Constant], Costs],
     bitrate: float,
     properties: VideoProperties,
-    weights: Sequence[float] = GOP_WEIGHTS,
+    keyint: int,
+    weights: tuple[float, ...] = GOP_WEIGHTS,
 ) -> Outlook:
     """What a video tells before it is coded at ``bitrate`` (bits per second); ``code`` codes it at constant levels.
 
-    ``weights`` are the relative bits of the inter frames of a miniGOP.
+    An intra frame comes every ``keyint`` frames, if not before. ``weights`` are the relative bits of the inter frames
+    of a miniGOP.
     """
     frame_bits = bitrate / float(properties.frame_rate)
     heaviest = INTER_SHARE * frame_bits * max(weights) * len(weights) / sum(weights)
     first = carried_quality(INTER.in_bits(properties.width * properties.height).quality(heaviest))
-    offsets = pattern_offsets(weights)
-    bits, intra = zip(*code(Constant(first, offsets)), strict=True)
-    found = Outlook((first,), offsets, (bits,), intra)
+    bits, intra = zip(*code(Hierarchical(first, weights)), strict=True)
+    found = Outlook((first,), _offsets(intra, keyint, weights), (bits,), intra)
     nearer = carried_quality(found.base(frame_bits * len(bits), QualityRange()))
     if abs(nearer - first) <= NEAR:
         return found
-    again, _ = zip(*code(Constant(nearer, offsets)), strict=True)
+    again, _ = zip(*code(Hierarchical(nearer, weights)), strict=True)
     return replace(found, bases=(first, nearer), bits=(bits, again))
+
+
+def _offsets(intra: Sequence[bool], keyint: int, weights: tuple[float, ...]) -> tuple[float, ...]:
+    """Levels from the base to each frame."""
+    positions = accumulate(intra, lambda position, begins: 0 if begins else position + 1, initial=-1)
+    infos = (
+        FrameInfo(index, not position, position, 0, frames_to_intra=max(keyint - position, 1))
+        for index, position in enumerate(list(positions)[1:])
+    )
+    return tuple(level_offset(info, weights) for info in infos)
 
 
 def make_first_pass(
@@ -127,7 +139,7 @@ def make_first_pass(
             raise KeyboardInterrupt
         return costs
 
-    return look(code, bitrate, properties, _weights(target))
+    return look(code, bitrate, properties, source.keyint, _weights(target))
 
 
 def write_passlog(path: Path, settings: Settings, outlook: Outlook) -> None:
@@ -153,6 +165,8 @@ def read_passlog(path: Path, settings: Settings) -> Outlook:
         frames = tuple(index in intra for index in range(len(bits[0])))
         bases = tuple(float(each["base"]) for each in passes)
         outlook = Outlook(bases, tuple(map(float, fields["offsets"])), bits, frames)
+        if {len(outlook.offsets), *map(len, bits)} != {len(frames)}:
+            raise ValueError
         known: Settings = dict(fields["settings"])
     except OSError as error:
         raise RqlvcError(f"the pass log {path} cannot be read: {error.strerror or error}.") from error

@@ -1,7 +1,8 @@
 """The tables of the RQ-LVC paper (Tables 2 to 4) from encodes of any sequences with any codec.
 
 Per sequence and level, the bits of the constant level are the target of every controller; the deviation is
-|target - actual| / target. BD-rates compare each controller's encodes with the constant ones.
+|target - actual| / target. BD-rates compare each controller's encodes with the constant ones, and with those that
+follow the hierarchy of levels: what the control gains is not what the hierarchy gains.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,17 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.figures import curves_of, write_figures
 from rqlvc.evaluation.metrics import bd_rate, vmaf_is_here
 from rqlvc.evaluation.results import deviation, write_results, write_whole
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Clip, Encode, Job, run_jobs
+from rqlvc.evaluation.sweep import (
+    CONSTANT,
+    CURVE_LEVELS,
+    CURVE_STRIDE,
+    CURVES,
+    HIERARCHICAL,
+    Clip,
+    Encode,
+    Job,
+    run_jobs,
+)
 from rqlvc.evaluation.tables import mean_of_all, table
 from rqlvc.parallel import Engine
 from rqlvc.rate.models import FITS, r_squared
@@ -90,10 +101,11 @@ def choose_controllers(names: Sequence[str], codec: str) -> tuple[str, ...]:
 def run(
     experiment: Experiment, out: Path, engine: Engine, on_done: Callable[[Job, float], None] = lambda job, left: None
 ) -> Results:
-    """All encodes of ``experiment``, kept in ``out``: first the constant ones, which set the targets."""
+    """All encodes of ``experiment``, kept in ``out``: first those at a constant quality, which set the targets."""
     constant = [experiment.job(clip, CONSTANT, level) for clip in experiment.clips for level in experiment.levels]
+    hierarchical = [experiment.job(job.clip, HIERARCHICAL, job.level) for job in constant]
     curves = [experiment.job(clip, CURVES, CURVES_LEVEL) for clip in experiment.clips]
-    results = run_jobs(constant + curves, out, engine, on_done)
+    results = run_jobs(constant + hierarchical + curves, out, engine, on_done)
     controlled = [
         experiment.job(job.clip, controller, job.level, sum(results[job].bits))
         for controller in experiment.controllers
@@ -108,14 +120,14 @@ def frame_deviations(encode: Encode, frames: int | None = None) -> list[float]:
     return [100 * abs(bits - target) / target for kind, bits, target in rows if target and target > 0 and kind == "P"]
 
 
-def bd_rate_of(results: Results, clip: Clip, controller: str) -> float | None:
-    """Of a controller against the constant levels, on PSNR-YUV, in percent; None where the curves allow none."""
+def bd_rate_of(results: Results, clip: Clip, controller: str, anchor: str = CONSTANT) -> float | None:
+    """Of a controller against the levels of ``anchor``, on PSNR-YUV, in percent; None where the curves allow none."""
 
     def points(name: str) -> list[tuple[float, float]]:
         return [(sum(encode.bits), fmean(encode.psnr_yuv)) for _, encode in _of(results, name, clip)]
 
     try:
-        return bd_rate(points(CONSTANT), points(controller))
+        return bd_rate(points(anchor), points(controller))
     except RqlvcError:
         return None
 
@@ -165,6 +177,8 @@ class Overview:
     """The same of those among the first ``FIRST_FRAMES`` of each encode."""
     bd_rate: float | None
     """Mean of the sequences; None unless all have one, for means of different sequences do not compare."""
+    hierarchical_bd_rate: float | None
+    """The same against the hierarchy of levels."""
 
 
 OVERVIEW_HEADS = (
@@ -174,6 +188,7 @@ OVERVIEW_HEADS = (
     "P frame",
     f"P frame, first {FIRST_FRAMES}",
     "BD-rate",
+    "to the hierarchy",
 )
 """Titles of the fields of :class:`Overview`."""
 
@@ -190,7 +205,9 @@ class Tables:
     deviation: Rows
     """Table 3: percent by controller, mean of the levels."""
     bd_rate: Rows
-    """Table 3: percent by controller, on PSNR-YUV against the constant levels."""
+    """Table 3: percent by controller, on PSNR-YUV against the constant levels; the hierarchy of levels is one more."""
+    hierarchical_bd_rate: Rows
+    """Percent by controller, on PSNR-YUV against the hierarchy of levels."""
     fits: Rows
     """Table 2: R² by model."""
     rqnet: Rows
@@ -205,7 +222,12 @@ def tables_of(experiment: Experiment, results: Results) -> Tables:
         }
         for clip in clips
     }
-    rates: Rows = {clip.name: {name: bd_rate_of(results, clip, name) for name in controllers} for clip in clips}
+    rates: Rows = {
+        clip.name: {name: bd_rate_of(results, clip, name) for name in (*controllers, HIERARCHICAL)} for clip in clips
+    }
+    hierarchical: Rows = {
+        clip.name: {name: bd_rate_of(results, clip, name, HIERARCHICAL) for name in controllers} for clip in clips
+    }
     fits: Rows = {clip.name: {**fits_of(encode)} for clip in clips for _, encode in _of(results, CURVES, clip)}
     rqnet: Rows = {}
     for clip in clips:
@@ -214,9 +236,10 @@ def tables_of(experiment: Experiment, results: Results) -> Tables:
         if any(value is not None for value in errors.values()):
             rqnet[clip.name] = errors | {"mean": mean_of_all(list(errors.values()))}
     return Tables(
-        {name: _overview(_of(results, name), name, deviations, rates) for name in controllers},
+        {name: _overview(_of(results, name), name, deviations, rates, hierarchical) for name in controllers},
         deviations,
         rates,
+        hierarchical,
         fits,
         rqnet,
     )
@@ -226,7 +249,9 @@ def level_name(level: float) -> str:
     return f"q {level:g}"
 
 
-def _overview(encodes: Sequence[tuple[Job, Encode]], name: str, deviations: Rows, rates: Rows) -> Overview:
+def _overview(
+    encodes: Sequence[tuple[Job, Encode]], name: str, deviations: Rows, rates: Rows, hierarchical: Rows
+) -> Overview:
     by_sequence = [value for row in deviations.values() if (value := row[name]) is not None]
     return Overview(
         average=fmean(by_sequence),
@@ -235,6 +260,7 @@ def _overview(encodes: Sequence[tuple[Job, Encode]], name: str, deviations: Rows
         frame=_mean(value for _, encode in encodes for value in frame_deviations(encode)),
         first_frames=_mean(value for _, encode in encodes for value in frame_deviations(encode, FIRST_FRAMES)),
         bd_rate=mean_of_all([row[name] for row in rates.values()]),
+        hierarchical_bd_rate=mean_of_all([row[name] for row in hierarchical.values()]),
     )
 
 
@@ -250,8 +276,8 @@ def markdown(experiment: Experiment, tables: Tables) -> str:
         "**Controllers in percent**: |target - actual| / target of the whole stream on average, of the worst sequence "
         "(mean of its levels) and of the worst encode; the same of inter frames, all and those among the first "
         f"{FIRST_FRAMES} frames, against what the controller gave the frame (`two-pass` and `icassp24`: what they "
-        "expect of the quality that they chose); BD-rate on PSNR-YUV against a constant level, '-' where the curves of "
-        "a sequence allow none.",
+        "expect of the quality that they chose); BD-rate on PSNR-YUV against a constant level, and against "
+        "the hierarchy of levels that `--quality` gives; '-' where the curves of a sequence allow none.",
         "",
         *table("controller", OVERVIEW_HEADS, overview, "{:.2f}"),
         "",
@@ -259,9 +285,14 @@ def markdown(experiment: Experiment, tables: Tables) -> str:
         "",
         *table("sequence", controllers, tables.deviation, "{:.2f}", "average"),
         "",
-        "**BD-rate in percent** on PSNR-YUV against a constant level; below 0 saves bits (Table 3).",
+        "**BD-rate in percent** on PSNR-YUV against a constant level; below 0 saves bits (Table 3). Last the hierarchy "
+        "of levels without any control.",
         "",
-        *table("sequence", controllers, tables.bd_rate, "{:+.2f}", "average"),
+        *table("sequence", [*controllers, HIERARCHICAL], tables.bd_rate, "{:+.2f}", "average"),
+        "",
+        "**BD-rate in percent against the hierarchy of levels**: what the control alone costs or saves.",
+        "",
+        *table("sequence", controllers, tables.hierarchical_bd_rate, "{:+.2f}", "average"),
     ]
     if tables.fits:
         lines += [

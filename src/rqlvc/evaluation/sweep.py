@@ -20,6 +20,9 @@ import rqlvc.codec
 import rqlvc.evaluation.anchors
 import rqlvc.first_pass
 import rqlvc.rate
+import rqlvc.rate.constant
+import rqlvc.rate.hierarchy
+import rqlvc.rate.initial
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
@@ -32,11 +35,12 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, file_digest, open_reader
 from rqlvc.parallel import Engine, spread
-from rqlvc.rate.constant import Constant
+from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
 
-CONSTANT = "constant"
+CONSTANT, HIERARCHICAL = "constant", "hierarchical"
+"""What controllers are compared with: one level for all frames, or the pattern of levels around it."""
 CURVES = "curves"
 """Not a controller: a constant quality on whose way some frames are coded at many levels."""
 CURVE_LEVELS = (4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 60.0)
@@ -353,6 +357,8 @@ def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> d
 def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     if job.target_bits is None:
         assert job.level is not None
+        if job.controller == HIERARCHICAL:
+            return Encoder(codec, Hierarchical(job.level), keyint=job.keyint)
         return Encoder(codec, Constant(job.level), keyint=job.keyint, predictor=rqnet_of(codec.name, codec.identity))
     bitrate = job.rates[0][1] if job.rates else job.target_bits * job.clip.properties.frame_rate / len(frames)
     outlook = None
@@ -363,7 +369,7 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
             coded = (first.encode(frame)[1] for frame in frames)
             return [(each.bits, each.type == "I") for each in coded]
 
-        outlook = look(code, float(bitrate), job.clip.properties)
+        outlook = look(code, float(bitrate), job.clip.properties, job.keyint)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
     control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
     lands = outlook is not None
@@ -419,6 +425,9 @@ def _controller_digest(name: str) -> str:
     rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
     if name == TWO_PASS:
         return _digest([*_sources(rqlvc.rate), Path(rqlvc.first_pass.__file__)])
+    if name == HIERARCHICAL:
+        modules = rqlvc.rate.constant, rqlvc.rate.hierarchy, rqlvc.rate.initial
+        return _digest(Path(str(module.__file__)) for module in modules)
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
         return _digest(rqnet if name == CONSTANT else [])
     others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}

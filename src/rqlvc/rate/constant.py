@@ -1,32 +1,23 @@
-"""``constant``: one quality level for all frames, or one pattern of levels; the anchor of every rate-control table."""
-
-import math
-from collections.abc import Sequence
+"""``constant`` and ``hierarchical``: a quality level, whatever it costs; the anchors of every rate-control table."""
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offset
-from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Decision, FrameInfo, FrameResult, QualityRange
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, held_level, level_offset
+from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Decision, FrameInfo, FrameResult
 
 
 class Constant:
     """Codes every frame at ``quality`` (in [0, 63], 63 is best), whatever it costs.
 
-    ``offsets`` makes a hierarchy: an inter frame gets ``quality + offsets[(position - 1) % len(offsets)]``,
-    clipped to [0, 63]; intra frames keep ``quality``. Raises :class:`RqlvcError` for a quality outside [0, 63].
+    Raises :class:`RqlvcError` for a quality outside [0, 63].
     """
 
-    def __init__(self, quality: float, offsets: Sequence[float] = ()) -> None:
+    def __init__(self, quality: float) -> None:
         if not QUALITY_MIN <= quality <= QUALITY_MAX:
             raise RqlvcError(f"quality {quality:g} is outside [0, 63]: choose a level from 0 (coarsest) to 63 (best).")
-        if not all(math.isfinite(offset) for offset in offsets):
-            raise RqlvcError("the quality offsets must be finite numbers, such as 0,-4,-2,-4.")
         self.quality = float(quality)
-        self.offsets = tuple(offsets)
 
     def decide(self, info: FrameInfo) -> Decision:
-        if info.intra or not self.offsets:
-            return Decision(self.quality)
-        return Decision(QualityRange().clip(self.quality + self.offsets[(info.position - 1) % len(self.offsets)]))
+        return Decision(self.quality)
 
     def update(self, result: FrameResult) -> None:
         """Nothing is learnt: the level is fixed."""
@@ -35,20 +26,16 @@ class Constant:
         """Ignored: a constant quality has no bitrate to hit."""
 
 
-ROOM = 8.0
-"""Levels below the best from which on offsets get smaller: at 63 all frames are coded as well as they can be."""
-
-
 class Hierarchical(Constant):
-    """Codes every frame at ``quality`` and the offset of its place in the group of pictures, clipped to [0, 63].
+    """Codes every frame at ``quality`` and the offset of its place in the group of pictures, within [0, 63].
 
-    Fewer bits than one level for all frames take for the same mean PSNR. Raises :class:`RqlvcError` for a quality
-    outside [0, 63].
+    ``weights`` are the relative bits of the inter frames of a miniGOP. Takes fewer bits than one level for all frames
+    takes for the same mean PSNR. Raises :class:`RqlvcError` for a quality outside [0, 63].
     """
 
-    def __init__(self, quality: float) -> None:
+    def __init__(self, quality: float, weights: tuple[float, ...] = GOP_WEIGHTS) -> None:
         super().__init__(quality)
+        self.weights = weights
 
     def decide(self, info: FrameInfo) -> Decision:
-        share = min((QUALITY_MAX - self.quality) / ROOM, 1.0)
-        return Decision(QualityRange().clip(self.quality + share * level_offset(info, GOP_WEIGHTS)))
+        return Decision(held_level(self.quality, level_offset(info, self.weights)))

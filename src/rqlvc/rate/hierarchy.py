@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from rqlvc.rate.initial import INTER
-from rqlvc.rate.protocol import FrameInfo
+from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo, QualityRange
 
 GOP_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
 """Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are what levels
@@ -24,6 +24,8 @@ TILT = 3.0
 """Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
 LONGEST_GROUP = 1000
 """Frames of a group of pictures beyond which its end is of no concern."""
+ROOM = 8.0
+"""Levels below the best from which on offsets get smaller: at 63 all frames are coded as well as they can be."""
 
 
 def pattern_offsets(weights: Sequence[float]) -> tuple[float, ...]:
@@ -56,3 +58,9 @@ def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:
     """Levels from the base to this frame."""
     offsets = level_offsets(weights, group_length(info))
     return offsets[info.position] if info.position < len(offsets) else offsets[1 + (info.position - 1) % len(weights)]
+
+
+def held_level(base: float, offset: float) -> float:
+    """The level of a frame where the base is held, within [0, 63]: near the best level the hierarchy flattens."""
+    share = min((QUALITY_MAX - base) / ROOM, 1.0)
+    return QualityRange().clip(base + share * offset)

@@ -5,15 +5,14 @@ that stands out from its reference carries what they left out.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
 from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
-from rqlvc.rate.hierarchy import LIFT
+from rqlvc.rate.hierarchy import LIFT, held_level
 from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.protocol import QualityRange
@@ -48,12 +47,19 @@ def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> floa
     return (low + high) / 2
 
 
+class Kind(NamedTuple):
+    """Frames that are much the same to a plan: of one type, and at the same level but for less than one."""
+
+    intra: bool
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """``bits[k]`` are those of all frames at the base level ``bases[k]``: of one pass or, at another base, a second.
 
-    ``intra`` says which frames were; they had the base level, and inter frames ``offsets`` from it, one after the
-    other, within [0, 63].
+    ``intra`` says which frames were, and ``offsets`` how far each is meant to be from the base. In these passes the
+    base was held (:func:`rqlvc.rate.hierarchy.held_level`).
     """
 
     bases: tuple[float, ...]
@@ -65,33 +71,40 @@ class Outlook:
         """Frames."""
         return len(self.intra)
 
-    def columns(self) -> tuple[int, ...]:
-        """Of each frame: 0 if it is intra, or 1 + its slot in the miniGOP."""
-        positions = accumulate(self.intra, lambda position, intra: 0 if intra else position + 1, initial=-1)
-        return tuple(1 + (position - 1) % len(self.offsets) if position else 0 for position in list(positions)[1:])
+    def frame(self, index: int) -> Term:
+        """Of one frame."""
+        return self._term([bits[index] for bits in self.bits], self.intra[index], self.offsets[index])
 
-    def term(self, bits: Sequence[float] | FloatArray, column: int) -> Term:
-        """Of frames of a column that took ``bits`` in each pass: the line through both, or with the usual slope."""
-        offset = self.offsets[column - 1] if column else 0.0
-        levels = [QualityRange().clip(base + offset) for base in self.bases]
-        slope = 1 / (INTER if column else INTRA).alpha
+    def kinds(self) -> tuple[Kind, ...]:
+        """Each kind of frame that there is, once."""
+        return tuple(dict.fromkeys(self._kind(index) for index in range(len(self))))
+
+    def left(self) -> FloatArray:
+        """Bits from each frame on, by kind. Shape (passes, frames + 1, kinds), the last row of each pass 0."""
+        columns = {kind: column for column, kind in enumerate(self.kinds())}
+        spread = np.zeros((len(self.bits), len(self) + 1, len(columns)))
+        for index in range(len(self)):
+            spread[:, index, columns[self._kind(index)]] = [bits[index] for bits in self.bits]
+        left: FloatArray = np.cumsum(spread[:, ::-1], axis=1)[:, ::-1]
+        return left
+
+    def together(self, bits: FloatArray) -> dict[Kind, Term]:
+        """By kind, of frames that took ``bits``, shape (passes, kinds); kinds without frames are left out."""
+        spent = zip(self.kinds(), bits.T, strict=True)
+        return {kind: self._term(found, kind.intra, kind.offset) for kind, found in spent if found.all()}
+
+    def base(self, total_bits: float, limits: QualityRange) -> float:
+        """The base level at which all frames together would cost ``total_bits``."""
+        return base_level([*self.together(self.left()[:, 0]).values()], total_bits, limits)
+
+    def _kind(self, index: int) -> Kind:
+        return Kind(self.intra[index], round(self.offsets[index]))
+
+    def _term(self, bits: Sequence[float] | FloatArray, intra: bool, offset: float) -> Term:
+        """Of frames at ``offset`` that took ``bits`` in each pass: the line through both, or with the usual slope."""
+        levels = [held_level(base, offset) for base in self.bases]
+        slope = 1 / (INTRA if intra else INTER).alpha
         if levels[0] != levels[-1]:
             rise = (log_bits(bits[-1]) - log_bits(bits[0])) / (levels[-1] - levels[0])
             slope = min(max(rise, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
         return Term(log_bits(bits[-1]) - slope * levels[-1], slope, offset)
-
-    def terms(self, bits: FloatArray) -> Iterable[tuple[int, Term]]:
-        """By column, of frames that took ``bits``, shape (passes, columns); columns without frames are left out."""
-        return ((column, self.term(spent, column)) for column, spent in enumerate(bits.T) if spent.all())
-
-    def base(self, total_bits: float, limits: QualityRange) -> float:
-        """The base level at which all frames together would cost ``total_bits``."""
-        return base_level([term for _, term in self.terms(self.left()[:, 0])], total_bits, limits)
-
-    def left(self) -> FloatArray:
-        """Bits from each frame on, by column. Shape (passes, frames + 1, columns), the last row of each pass 0."""
-        spread = np.zeros((len(self.bits), len(self) + 1, 1 + len(self.offsets)))
-        for index, column in enumerate(self.columns()):
-            spread[:, index, column] = [bits[index] for bits in self.bits]
-        left: FloatArray = np.cumsum(spread[:, ::-1], axis=1)[:, ::-1]
-        return left

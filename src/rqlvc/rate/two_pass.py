@@ -49,7 +49,6 @@ class TwoPass:
         self.budget = budget
         self.limits = limits
         self.outlook = outlook
-        self._columns = outlook.columns()
         self._left = outlook.left()
         self._factors = {True: Factor(), False: Factor()}
         self._base: float | None = None
@@ -76,13 +75,10 @@ class TwoPass:
     def _frame(self, info: FrameInfo) -> Term:
         """The frame in hand, after the reference that it has."""
         index = self._seen(info)
-        spent = [bits[index] for bits in self.outlook.bits]
-        term = self._corrected(self.outlook.term(spent, self._columns[index]), info.intra)
+        term = self._corrected(self.outlook.frame(index), info.intra)
         if info.intra or self._last_quality is None:
             return term
-        column = self._columns[index - 1]
-        reference_offset = self.outlook.offsets[column - 1] if column else 0.0
-        usual = self._last_quality + term.offset - reference_offset
+        usual = self._last_quality + term.offset - self.outlook.offsets[index - 1]
         return term._replace(log_rate=term.log_rate - DEPENDENCE * usual, slope=term.slope + DEPENDENCE)
 
     def _seen(self, info: FrameInfo) -> int:
@@ -111,8 +107,8 @@ class TwoPass:
         frames = len(self.outlook) - info.index
         average = frames * self.budget.frame_bits
         due = max(average - self.budget.debt, FLOOR_SHARE * average)
-        later = self.outlook.terms(self._left[:, info.index + 1])
-        terms = [frame, *(self._corrected(term, column == 0) for column, term in later)]
+        later = self.outlook.together(self._left[:, info.index + 1])
+        terms = [frame, *(self._corrected(term, kind.intra) for kind, term in later.items())]
         wanted = base_level(terms, due, self.limits)
         rate = max(INTRA_RATE if info.intra else BASE_RATE, END_RATE / frames)
         return wanted if self._base is None else self._base + min(rate, 1.0) * (wanted - self._base)

@@ -27,7 +27,17 @@ from rqlvc.evaluation.paper import (
 from rqlvc.evaluation.report.html import Cell, page, select, table
 from rqlvc.evaluation.report.pictures import Coded, check_model, figures
 from rqlvc.evaluation.results import FILE_NAME, SCHEMA, deviation
-from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVE_STRIDE, CURVES, Clip, Encode, Job, find_sequences
+from rqlvc.evaluation.sweep import (
+    CONSTANT,
+    CURVE_LEVELS,
+    CURVE_STRIDE,
+    CURVES,
+    HIERARCHICAL,
+    Clip,
+    Encode,
+    Job,
+    find_sequences,
+)
 from rqlvc.evaluation.tables import mean_of_all
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest
@@ -108,7 +118,8 @@ def read_run(folder: Path) -> Run:
             clips, settings["codec"], settings["model"], settings["controllers"], settings["levels"], settings["keyint"]
         )
         there = {(job.clip, job.controller, job.level) for job, _, _ in read}
-        for wanted in product(clips, [CONSTANT, *experiment.controllers], experiment.levels):
+        steady = [CONSTANT, HIERARCHICAL] if chosen == paper.EXPERIMENT else [CONSTANT]
+        for wanted in product(clips, [*steady, *experiment.controllers], experiment.levels):
             if wanted not in there:
                 raise ValueError(f"it lacks {wanted[0].name}, {wanted[1]}, q {wanted[2]:g}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -192,7 +203,8 @@ def _overview(tables: Tables, slots: Mapping[str, str]) -> str:
     text = (
         '<p class="soft">All in percent. |target − actual| / target of the whole stream: on average, of the worst '
         "sequence (mean of its levels) and of the worst encode; the same of each inter frame; and BD-rate on PSNR-YUV "
-        "against a constant quality, which is what the control costs: below 0 it saves.</p>"
+        "against a constant quality and against the hierarchy of levels, which is what the control costs: below 0 it "
+        "saves.</p>"
     )
     forms = ["{}", *["{:.2f}"] * len(OVERVIEW_HEADS)]
     shown = table("controllers", ["controller", *OVERVIEW_HEADS], rows, forms, slots=slots)
@@ -406,7 +418,14 @@ def _tables(experiment: Experiment, results: Results, tables: Tables) -> list[st
     lines = [
         "<h2>All numbers</h2>",
         folded("Deviation from the target in percent", "deviation", names, tables.deviation, "{:.2f}"),
-        folded("BD-rate against a constant quality in percent", "bd-rate", names, tables.bd_rate, "{:+.2f}"),
+        folded(
+            "BD-rate against a constant quality in percent",
+            *("bd-rate", [*names, HIERARCHICAL], tables.bd_rate, "{:+.2f}"),
+        ),
+        folded(
+            "BD-rate against the hierarchy of levels in percent",
+            *("hierarchical-bd-rate", names, tables.hierarchical_bd_rate, "{:+.2f}"),
+        ),
     ]
     if tables.fits:
         lines.append(folded("R² of the rate-quality models", "models", list(FITS), tables.fits, "{:.3f}"))
@@ -448,7 +467,7 @@ def _data(run: Run, slots: Mapping[str, str]) -> dict[str, Any]:
             *(
                 _point(run.rows[job], job.controller) | {"frames": _frames(encode), "belief": _belief(job, encode)}
                 for job, encode in run.results.items()
-                if job.controller != CURVES
+                if job.controller not in (CURVES, HIERARCHICAL)
             ),
             *(_point(row, row["codec"]) for row in run.anchor_rows if row["controller"] == CONSTANT),
         ],
