@@ -16,6 +16,7 @@ import numpy as np
 
 from rqlvc.codec.protocol import EncodedFrame
 from rqlvc.media.frame import Frame
+from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import make_controller
 
@@ -228,6 +229,7 @@ def run(
     """Drive ``controller`` over ``simulation``; ``rates`` maps a frame index to a new bitrate from there on."""
     rows = []
     last_quality: float | None = None
+    lasting = LastingError()
     for index in range(simulation.frames):
         if rates and index in rates:
             controller.set_rates(rates[index], simulation.framerate)
@@ -243,7 +245,8 @@ def run(
             novelty=float(simulation.novelty[index]) if intra and isinstance(simulation, Recorded) else None,
         )
         if points == "predicted":
-            info = replace(info, points=simulation.predicted(index, last_quality))
+            predicted = simulation.predicted(index, last_quality)
+            info = replace(info, points=tuple(predicted) if intra else lasting.mended(predicted))
         elif points == "encoded":
             info = replace(info, points=simulation.encoded(index, last_quality))
         start = time.perf_counter()
@@ -255,6 +258,7 @@ def run(
         before = time.perf_counter()
         controller.update(result)
         after = time.perf_counter()
+        lasting.observe(result)
         target = math.nan if decision.target_bits is None else decision.target_bits
         rows.append((quality, bits, target, intra, decided - start, after - before))
         last_quality = quality

@@ -16,6 +16,7 @@ from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.rate.buffer import DROP_BELOW, LARGEST, NEW_RATE, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.scenecut import MINIMUM_DISTANCE, novelty_of
 from rqlvc.summary import FrameStats
@@ -44,7 +45,8 @@ class Encoder:
     A frame that begins another scene is intra as well, and the count starts again from it. ``index`` counts the frames
     of the video before the first one coded here.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
-    ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``, and all
+    ``predictor`` gives the controller points of each frame's rate-quality curve, and what it gets wrong time and again
+    is put right. No frame breaks ``buffer``, and all
     packets together never take more than ``total_bits``: a frame that would is coded again at a lower level, never
     below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty packet that
     repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder will see, from 0
@@ -91,6 +93,7 @@ class Encoder:
         """What the decoder will show for the frame coded last."""
         self.last: FrameResult | None = None
         """What the frame coded last cost."""
+        self._lasting_error = LastingError()
         self._position = 0
         self._dropped = 0  # in succession
         self._credit = 0.0  # bits of the channel that were not spent, as far as they can be
@@ -150,6 +153,7 @@ class Encoder:
         payload = b"" if skipped else coded.payload
         self.last = FrameResult(info, quality, 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
         self.controller.update(self._charged(self.last, 8 * len(payload), bucket))
+        self._lasting_error.observe(self.last)
 
         seconds = time.perf_counter() - started
         self.index += 1
@@ -266,7 +270,8 @@ class Encoder:
             return ()
         if isinstance(self.predictor, RealEncodes):
             return self.predictor.points(self.codec, frame, None if intra else self.state)
-        return tuple(self.predictor.predict(frame, None if intra else self.reconstruction, self.last))
+        points = self.predictor.predict(frame, None if intra else self.reconstruction, self.last)
+        return tuple(points) if intra else self._lasting_error.mended(points)
 
 
 class _Attempt(NamedTuple):

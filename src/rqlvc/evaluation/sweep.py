@@ -59,6 +59,8 @@ ANCHOR_COST = 0.2
 ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2}
 """Of each frame, where they are more than one."""
 _ENCODES = "encodes"
+_PREDICTION = ("activity", "rqnet", "feedback")
+"""Modules that make the points that are heard at a constant quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,7 +431,8 @@ def _controller_digest(name: str) -> str:
         modules = rqlvc.rate.constant, rqlvc.rate.hierarchy, rqlvc.rate.initial
         return _digest(Path(str(module.__file__)) for module in modules)
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
-        return _digest(rqnet if name == CONSTANT else [])
+        heard = [path for path in _sources(rqlvc.rate) if path.stem in _PREDICTION]
+        return _digest([*heard, *rqnet] if name == CONSTANT else [])
     others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}
     shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
     return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))

@@ -4,14 +4,13 @@ The state, in ln bits (q is the quality level less 31.5, q' that of the referenc
 
     inter           ln R = level + slope * q + dependence * (q - q')        (+ first offset after an intra frame)
     intra           ln R = level + intra offset + intra slope * q
-    predicted       ln R = the same + bias, one for inter and one for intra frames; inter: + lean * (q - q')
+    predicted       ln R = the same + bias (intra), or + lean * (q - q') (inter)
 
 From frame to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read
 at the level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor
-that sees content change is believed at once, its lasting errors end up in ``bias``, and without a predictor the same
-filter follows the coded frames alone. A measurement that the state cannot explain (a scene cut, a flash) sets the
-level free to find its new place; a coded frame like that is itself trusted little, for the first frame of a new scene
-is no example of the next.
+that sees content change is believed at once, and without a predictor the same filter follows the coded frames alone. A
+measurement that the state cannot explain (a scene cut, a flash) sets the level free to find its new place; a coded
+frame like that is itself trusted little, for the first frame of a new scene is no example of the next.
 """
 
 import math
@@ -33,6 +32,7 @@ CENTRE = QUALITY_MAX / 2
 LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.35
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
+"""Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
 DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
@@ -58,8 +58,8 @@ SLOPE_SPAN = 6.0
 CURVE_STEPS = 64
 """Predicted points closer than this part of a level are one: between them there is no slope."""
 
-_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 5, 6, 7, 8, 9
-"""Where the state holds what; slope and bias are two each, inter first."""
+_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 4, 5, 6, 7, 8
+"""Where the state holds what; slopes are two, inter first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Context:
     def predicted_row(self, quality: float) -> FloatArray:
         """Predicted ln R = row @ state."""
         row = self.row(quality)
-        row[_BIAS + self.intra] = 1.0
+        row[_BIAS] = self.intra
         row[_LEAN] = 0.0 if self.intra else quality - self.reference_quality
         return row
 
@@ -108,7 +108,7 @@ class RateFilter:
     def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha, 1 / intra.alpha
-        self.mean = np.array([level, *slopes, 0.0, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN, 0.0])
+        self.mean = np.array([level, *slopes, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN, 0.0])
         self.covariance = _diagonal(
             LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
         )
@@ -195,7 +195,7 @@ def _diagonal(
     level: float, slope: float, bias: float, dependence: float, intra: float, first: float, lean: float
 ) -> FloatArray:
     """The covariance of independent states with these standard deviations."""
-    return np.diag(np.array([level, slope, slope, bias, bias, dependence, intra, first, lean]) ** 2)
+    return np.diag(np.array([level, slope, slope, bias, dependence, intra, first, lean]) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
