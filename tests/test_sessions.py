@@ -392,7 +392,7 @@ def test_intra_frame_knows_how_far_it_predicts_the_next() -> None:
     frames = noise(5, 64, 64)
     frames[1] = frames[0]  # a still, then pictures that have nothing in common
     for index, frame in enumerate(frames):
-        encoder.encode(frame, following=frames[index + 1] if index + 1 < len(frames) else None)
+        encoder.encode(frame, ahead=frames[index + 1 : index + 2])
     first, second = controller.infos[0].novelty, controller.infos[3].novelty
     assert first is not None and second is not None and first < 0.5 < second
     assert [info.novelty for info in controller.infos if not info.intra] == [None] * 3

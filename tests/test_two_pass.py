@@ -12,7 +12,7 @@ import pytest
 from conftest import CommandLine, make_clip
 from rqlvc.control import RateTarget
 from rqlvc.evaluation.buffer_check import check_buffer
-from rqlvc.first_pass import NEAR, Source, look, make_first_pass
+from rqlvc.first_pass import NEAR, Cost, Source, look, make_first_pass
 from rqlvc.media.container import ContainerReader
 from rqlvc.media.properties import VideoProperties
 from rqlvc.rate.buffer import Buffer
@@ -35,10 +35,10 @@ def first_pass(simulation: Simulation | Recorded, total: float) -> tuple[Outlook
     """What ``look`` finds of a target of ``total`` bits, and the bases that it coded at."""
     bases = []
 
-    def code(control: Constant) -> list[tuple[int, bool]]:
+    def code(control: Constant) -> list[Cost]:
         bases.append(control.quality)
         log = run(control, simulation)
-        return [(int(bits), bool(intra)) for bits, intra in zip(log.bits, log.intra, strict=True)]
+        return [Cost(int(bits), bool(intra), None) for bits, intra in zip(log.bits, log.intra, strict=True)]
 
     properties = replace(PROPERTIES, width=simulation.pixels, height=1)
     bitrate = total * float(PROPERTIES.frame_rate) / simulation.frames
@@ -158,6 +158,7 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     for source, more, reason in (
         (clip, ["--keyint", "5"], b"keyint 32 instead of 5"),
         (clip, ["--frames", "9"], b"frames unset instead of 9"),
+        (clip, ["--lookahead", "3"], b"lookahead 8 instead of 3"),
         (clip, ["--gop-weights", "1,2"], b"gop-weights 1,1.3,1,1.65 instead of 1,2"),
         (other, [], b"content"),
     ):

@@ -5,6 +5,7 @@ For anyone who has frames: a file (:mod:`rqlvc.transcode`), a live source, a sim
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from rqlvc.media.container import VideoPacket
 from rqlvc.media.frame import Frame
 from rqlvc.rate.buffer import DROP_BELOW, LARGEST, NEW_RATE, Bucket, Buffer, Policy, fit, lost_credit, plan
 from rqlvc.rate.feedback import LastingError
+from rqlvc.rate.hierarchy import fading
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.scenecut import MINIMUM_DISTANCE, novelty_of
 from rqlvc.summary import FrameStats
@@ -129,11 +131,11 @@ class Encoder:
         return self._dropped > 0
 
     def encode(
-        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False, following: Frame | None = None
+        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False, ahead: Sequence[Frame] = ()
     ) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known; ``cut`` says that
-        another scene begins with it (see :mod:`rqlvc.scenecut`); ``following`` is the frame after it, where that is
-        there already: the more it has in common with an intra frame, the more that frame is worth.
+        another scene begins with it (see :mod:`rqlvc.scenecut`); ``ahead`` are frames after it, one after the other,
+        that are there already: the more they have in common with an intra frame, the more that frame is worth.
 
         Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
         """
@@ -141,13 +143,12 @@ class Encoder:
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
-        novelty = None if following is None or not intra else novelty_of(following, frame)
-        attempt = self._attempt(frame, bucket, intra, cut, novelty, frames_left)
+        attempt = self._attempt(frame, bucket, intra, cut, ahead if intra else (), frames_left)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            attempt = self._attempt(frame, bucket, intra, cut, None, frames_left, attempt.encodes)
+            attempt = self._attempt(frame, bucket, intra, cut, (), frames_left, attempt.encodes)
         info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
@@ -181,6 +182,7 @@ class Encoder:
             parts={} if skipped else coded.parts,
             encodes=attempt.encodes,
             cut=info.cut,
+            fading=info.fading,
             skipped=skipped,
             buffer_planned=attempt.buffer_planned,
             buffer=None if self.bucket is None else float(self.bucket.fullness),
@@ -192,7 +194,7 @@ class Encoder:
         bucket: Bucket | None,
         intra: bool,
         cut: bool,
-        novelty: float | None,
+        ahead: Sequence[Frame],
         frames_left: int | None,
         encodes: int = 0,
     ) -> "_Attempt":
@@ -206,7 +208,8 @@ class Encoder:
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
-            novelty=novelty,
+            novelty=novelty_of(ahead[0], frame) if ahead else None,
+            fading=fading(novelty_of(ahead[-1], frame), len(ahead)) if ahead else None,
             new_rate=self._new_rate,
             points=self._points(frame, intra),
         )

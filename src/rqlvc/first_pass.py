@@ -4,10 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from rqlvc.codec.protocol import Codec, carried_quality
 from rqlvc.control import RateTarget
@@ -15,7 +14,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest, open_reader
 from rqlvc.rate.constant import Constant, Hierarchical
-from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offset
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, LOOKAHEAD, level_offset
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.outlook import Outlook
 from rqlvc.rate.protocol import FrameInfo, QualityRange
@@ -38,6 +37,7 @@ class Source:
     path: str
     keyint: int
     scenecut: bool
+    lookahead: int = LOOKAHEAD
     start: int = 0
     frames: int | None = None
     size: tuple[int, int] | None = None
@@ -51,6 +51,7 @@ class Source:
             "model": codec.identity,
             "keyint": self.keyint,
             "scenecut": self.scenecut,
+            "lookahead": self.lookahead,
             "gop-weights": ",".join(f"{weight:g}" for weight in _weights(target)),
             "start": self.start,
             "frames": self.frames,
@@ -63,8 +64,19 @@ def _weights(target: RateTarget) -> tuple[float, ...]:
     return target.gop_weights or GOP_WEIGHTS
 
 
-Costs = Sequence[tuple[int, bool]]
-"""Bits of each frame, and whether it is intra."""
+class Cost(NamedTuple):
+    """What the first pass keeps of a frame."""
+
+    bits: int
+    intra: bool
+    fading: float | None
+
+    @classmethod
+    def of(cls, stats: FrameStats) -> "Cost":
+        return cls(stats.bits, stats.type == "I", stats.fading)
+
+
+Costs = Sequence[Cost]
 
 
 def look(
@@ -82,23 +94,25 @@ def look(
     frame_bits = bitrate / float(properties.frame_rate)
     heaviest = INTER_SHARE * frame_bits * max(weights) * len(weights) / sum(weights)
     first = carried_quality(INTER.in_bits(properties.width * properties.height).quality(heaviest))
-    bits, intra = zip(*code(Hierarchical(first, weights)), strict=True)
-    found = Outlook((first,), _offsets(intra, keyint, weights), (bits,), intra)
+    costs = code(Hierarchical(first, weights))
+    bits, intra = (tuple(column) for column in list(zip(*costs, strict=True))[:2])
+    found = Outlook((first,), _offsets(costs, keyint, weights), (bits,), intra)
     nearer = carried_quality(found.base(frame_bits * len(bits), QualityRange()))
     if abs(nearer - first) <= NEAR:
         return found
-    again, _ = zip(*code(Hierarchical(nearer, weights)), strict=True)
+    again = tuple(cost.bits for cost in code(Hierarchical(nearer, weights)))
     return replace(found, bases=(first, nearer), bits=(bits, again))
 
 
-def _offsets(intra: Sequence[bool], keyint: int, weights: tuple[float, ...]) -> tuple[float, ...]:
+def _offsets(costs: Costs, keyint: int, weights: tuple[float, ...]) -> tuple[float, ...]:
     """Levels from the base to each frame."""
-    positions = accumulate(intra, lambda position, begins: 0 if begins else position + 1, initial=-1)
-    infos = (
-        FrameInfo(index, not position, position, 0, frames_to_intra=max(keyint - position, 1))
-        for index, position in enumerate(list(positions)[1:])
-    )
-    return tuple(level_offset(info, weights) for info in infos)
+    offsets, position = [], 0
+    for index, cost in enumerate(costs):
+        position = 0 if cost.intra else position + 1
+        to_intra = max(keyint - position, 1)
+        info = FrameInfo(index, cost.intra, position, 0, frames_to_intra=to_intra, fading=cost.fading)
+        offsets.append(level_offset(info, weights))
+    return tuple(offsets)
 
 
 def make_first_pass(
@@ -115,10 +129,10 @@ def make_first_pass(
     bitrate = target.bits_per_second(float(properties.frame_rate), count)
 
     def code(control: Constant) -> Costs:
-        costs: list[tuple[int, bool]] = []
+        costs: list[Cost] = []
 
         def keep(stats: FrameStats) -> None:
-            costs.append((stats.bits, stats.type == "I"))
+            costs.append(Cost.of(stats))
             on_frame(stats)
 
         with TemporaryDirectory() as folder:
@@ -129,6 +143,7 @@ def make_first_pass(
                 control,
                 keyint=source.keyint,
                 scenecut=source.scenecut,
+                lookahead=source.lookahead,
                 start=source.start,
                 frames=source.frames,
                 size=source.size,

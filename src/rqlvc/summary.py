@@ -40,6 +40,8 @@ class FrameStats:
     """Times that the frame was coded until it fitted."""
     cut: bool = False
     """Another scene begins with this frame."""
+    fading: float | None = None
+    """How little of an intra frame is left in the frames ahead; None of other frames and without a look-ahead."""
     skipped: bool = False
     """Nothing fitted: the packet is empty and repeats the picture before. ``quality`` is the lowest that was tried."""
     buffer_planned: float | None = None

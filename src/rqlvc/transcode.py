@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import chain, pairwise, repeat
+from itertools import chain, repeat, takewhile
 from typing import NamedTuple
 
 from rqlvc.codec.protocol import Codec
@@ -19,6 +19,7 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.constant import Constant
+from rqlvc.rate.hierarchy import LOOKAHEAD
 from rqlvc.rate.protocol import Controller
 from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
 from rqlvc.summary import FrameStats, Summary, Totals
@@ -37,6 +38,7 @@ def encode_file(
     *,
     keyint: int | None = DEFAULT_KEYINT,
     scenecut: bool = True,
+    lookahead: int = LOOKAHEAD,
     start: int = 0,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
@@ -51,7 +53,7 @@ def encode_file(
     ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points. A
     :class:`Constant` one, which learns nothing from one group of pictures for the next, has several coded at once
     where the codec can do that; but what comes in a pipe is coded as it comes. With ``scenecut``, a new scene begins a
-    group of pictures.
+    group of pictures. Up to ``lookahead`` frames are read before an intra frame is coded, to see what it is worth.
     ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
@@ -99,23 +101,22 @@ def encode_file(
             encoder: Encoder | None = None
             cut = False
             for picture in pictures:
-                frame, cut = picture.frame, cut or picture.cut
+                frame, cut, last = picture.frame, cut or picture.cut, picture.last
                 encoder = encoder or new_encoder(index=picture.number)
                 frames_left = None if reader.frame_count is None else max(reader.frame_count - picture.number, 1)
-                if ahead and frames_left is not None:  # the count may be an estimate: the last frame is seen
-                    frames_left = 1 if picture.following is None else max(frames_left, 2)
+                if last is not None and frames_left is not None:  # the count may be an estimate
+                    frames_left = 1 if last else max(frames_left, 2)
                 if follower is not None:
                     follower.follow(encoder, frame.time, on_target)
                 if encoder.drops(frame.time):
                     totals.dropped += 1
                     continue
-                yield encoder.encode(frame, frames_left=frames_left, cut=cut, following=picture.following)
+                yield encoder.encode(frame, frames_left=frames_left, cut=cut, ahead=picture.ahead)
                 cut = False
 
-        # A live source has no next frame yet; but a size must know the last one.
         exact = isinstance(control, RateTarget) and control.size is not None
-        ahead = exact or (target is not None and source != "-" and keyint is not None)
-        pictures = _pictures(chain([first], reader), reader.properties.frame_rate, scenecut=scenecut, ahead=ahead)
+        view = max(lookahead, 1) if exact else lookahead  # a size must know the last frame
+        pictures = _pictures(chain([first], reader), reader.properties.frame_rate, scenecut=scenecut, view=view)
         at_once = 1
         if keyint is not None and source != "-" and isinstance(control, Constant):
             at_once = min(groups_at_once(codec), pictures_that_fit(first.width, first.height) // keyint - 1)
@@ -191,22 +192,28 @@ class _Picture(NamedTuple):
     number: int
     frame: Frame
     cut: bool
-    following: Frame | None
-    """The next one, where it was waited for; None for the last."""
+    ahead: tuple[Frame, ...] = ()
+    """Those after it in the same scene, as far as they were waited for."""
+    last: bool | None = None
+    """Whether it is; None where none was waited for."""
 
 
-def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, ahead: bool) -> Iterator[_Picture]:
-    """``frames`` from time 0 on. With ``ahead``, each is held back until the one after it is there."""
+def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, view: int) -> Iterator[_Picture]:
+    """``frames`` from time 0 on, each held back until ``view`` more are there."""
     timed = carried_times(frames, rate)
     marked: Iterator[tuple[Frame, bool]] = cuts(timed) if scenecut else zip(timed, repeat(False))
-    if not ahead:
-        return (_Picture(number, frame, cut, None) for number, (frame, cut) in enumerate(marked))
-    pairs = enumerate(pairwise(chain(marked, [None])))
-    return (
-        _Picture(number, *now, None if following is None else following[0])
-        for number, (now, following) in pairs
-        if now is not None
-    )
+    pictures = (_Picture(number, frame, cut) for number, (frame, cut) in enumerate(marked))
+    if not view:
+        yield from pictures
+        return
+    waiting: deque[_Picture] = deque()
+    for picture in chain(pictures, repeat(None, view)):
+        if picture is not None:
+            waiting.append(picture)
+        if waiting and (picture is None or len(waiting) > view):
+            now = waiting.popleft()
+            scene = takewhile(lambda later: not later.cut, waiting)
+            yield now._replace(ahead=tuple(later.frame for later in scene), last=not waiting)
 
 
 def _group_starts(keyint: int) -> Callable[[_Picture], bool]:

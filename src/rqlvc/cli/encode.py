@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from rqlvc.rate.outlook import Outlook
     from rqlvc.summary import FrameStats, Summary
 
+MOST_AHEAD = 64
+"""Frames of a look-ahead; each is held in memory."""
 LOW_LATENCY_SECONDS = 0.25
 """Of the channel, in the buffer of ``--low-latency``."""
 
@@ -83,6 +85,16 @@ def encode(
     no_scenecut: Annotated[
         bool, typer.Option("--no-scenecut", help="No intra frame where a new scene begins, only every --keyint frames.")
     ] = False,
+    lookahead: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_AHEAD,
+            metavar="N",
+            help="Look at up to N frames before an intra frame is coded: it gets the better quality, the longer it can "
+            "be seen in them.  [default: 8; 0 for a pipe and with --low-latency]",
+        ),
+    ] = None,
     low_latency: Annotated[
         bool,
         typer.Option(
@@ -160,8 +172,8 @@ def encode(
         raise typer.BadParameter(f"two passes have a controller of their own: leave out --controller {controller}.")
     controller = "two-pass" if two_pass else controller
     if low_latency:
-        if bitrate is None or keyint is not None:
-            raise typer.BadParameter("--low-latency needs --bitrate, and has no --keyint.")
+        if bitrate is None or keyint is not None or lookahead:
+            raise typer.BadParameter("--low-latency needs --bitrate, and has no --keyint or --lookahead.")
         if maxrate is None and bufsize is None:
             maxrate, bufsize = bitrate, LOW_LATENCY_SECONDS * bitrate
     buffer = decoder_buffer(maxrate, bufsize, bufinit)
@@ -209,14 +221,17 @@ def encode(
     from rqlvc.codec.registry import load_codec
     from rqlvc.encoder import DEFAULT_KEYINT
     from rqlvc.rate.constant import Constant, Hierarchical
+    from rqlvc.rate.hierarchy import LOOKAHEAD
     from rqlvc.transcode import encode_file
 
     steady = Constant if controller == "constant" else Hierarchical
+    if lookahead is None:
+        lookahead = 0 if low_latency or source == PIPE else LOOKAHEAD
     loaded = load_codec(codec, device=device, threads=threads, weights=model)
     if two_pass and target is not None:
         from rqlvc.first_pass import Source
 
-        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, start, frames, size, frame_rate)
+        whole = Source(source, keyint or DEFAULT_KEYINT, not no_scenecut, lookahead, start, frames, size, frame_rate)
         outlook = _outlook(whole, loaded, target, passlog, reuse=pass_number != 1)
         if pass_number == 1:
             say(f"what {len(outlook)} frames cost is noted in {passlog}, for --pass 2.")
@@ -243,6 +258,7 @@ def encode(
             target or steady(quality or 0.0),
             keyint=None if low_latency else keyint or DEFAULT_KEYINT,
             scenecut=not no_scenecut,
+            lookahead=lookahead,
             start=start,
             frames=frames,
             size=size,

@@ -33,8 +33,9 @@ Sequences = Annotated[str, typer.Option(metavar="A,B", help="Names without suffi
 Levels = Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")]
 Frames = Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")]
 Keyint = Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")]
+Lookahead = Annotated[int, typer.Option(min=0, metavar="N", help="Frames seen before an intra frame is coded.")]
 
-CODEC, LEVELS, FRAMES, KEYINT = "rqlvc", "10,27,43,60", 96, 32
+CODEC, LEVELS, FRAMES, KEYINT, LOOKAHEAD = "rqlvc", "10,27,43,60", 96, 32, 8
 """Defaults, the same for all commands so that they share encodes."""
 
 
@@ -48,6 +49,7 @@ def paper(
     levels: Levels = LEVELS,
     frames: Frames = FRAMES,
     keyint: Keyint = KEYINT,
+    lookahead: Lookahead = LOOKAHEAD,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -60,7 +62,7 @@ def paper(
     from rqlvc.evaluation.paper import run, write
 
     parallel = open_engine(engine, address, jobs)
-    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
+    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint, lookahead)
     with _resumable():
         results = run(experiment, out, parallel, _progress())
     write(experiment, results, out)
@@ -78,6 +80,7 @@ def anchors(
     levels: Levels = LEVELS,
     frames: Frames = FRAMES,
     keyint: Keyint = KEYINT,
+    lookahead: Lookahead = LOOKAHEAD,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -95,7 +98,7 @@ def anchors(
     if unknown or not chosen:
         raise typer.BadParameter(f"'{encoders}' must name encoders of {', '.join(ANCHORS)}.")
     parallel = open_engine(engine, address, jobs)
-    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint)
+    experiment = _experiment(data, out, codec, controllers, sequences, levels, frames, keyint, lookahead)
     with _resumable():
         results = run(experiment, chosen, out, parallel, _progress())
     write(experiment, chosen, results, out)
@@ -111,6 +114,7 @@ def stress(
     sequences: Sequences = "",
     frames: Frames = FRAMES,
     keyint: Keyint = KEYINT,
+    lookahead: Lookahead = LOOKAHEAD,
     jobs: Jobs = None,
     engine: EngineName = "processes",
     address: Address = "auto",
@@ -122,7 +126,7 @@ def stress(
     from rqlvc.evaluation.stress import run, trials, write
 
     parallel = open_engine(engine, address, jobs)
-    experiment = _experiment(data, out, codec, controllers, sequences, None, frames, keyint)
+    experiment = _experiment(data, out, codec, controllers, sequences, None, frames, keyint, lookahead)
     planned = trials(experiment, frames, out)
     with _resumable():
         results = run(planned, out, parallel, _progress())
@@ -131,7 +135,15 @@ def stress(
 
 
 def _experiment(
-    data: Path, out: Path, codec: str, controllers: str, sequences: str, levels: str | None, frames: int, keyint: int
+    data: Path,
+    out: Path,
+    codec: str,
+    controllers: str,
+    sequences: str,
+    levels: str | None,
+    frames: int,
+    keyint: int,
+    lookahead: int,
 ) -> "Experiment":
     from rqlvc.codec.registry import load_codec
     from rqlvc.evaluation.paper import RATE_CONTROLLERS, Experiment, choose_controllers
@@ -145,7 +157,7 @@ def _experiment(
     clips = find_clips(data, _names(sequences), frames)
     out.mkdir(parents=True, exist_ok=True)
     model = load_codec(codec, device="cpu", threads=1).identity
-    return Experiment(clips, codec, model, chosen, () if levels is None else _levels(levels), keyint)
+    return Experiment(clips, codec, model, chosen, () if levels is None else _levels(levels), keyint, lookahead)
 
 
 def _progress() -> Callable[["Job", float], None]:

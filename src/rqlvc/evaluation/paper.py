@@ -29,6 +29,7 @@ from rqlvc.evaluation.sweep import (
 )
 from rqlvc.evaluation.tables import mean_of_all, table
 from rqlvc.parallel import Engine
+from rqlvc.rate.hierarchy import LOOKAHEAD
 from rqlvc.rate.models import FITS, r_squared
 from rqlvc.rate.registry import CONTROLLERS
 
@@ -54,10 +55,12 @@ class Experiment:
     controllers: Sequence[str]
     levels: Sequence[float] = LEVELS
     keyint: int = 32
+    lookahead: int = LOOKAHEAD
 
     def job(self, clip: Clip, controller: str, level: float | None, target_bits: int | None = None) -> Job:
         vmaf = controller == CONSTANT and vmaf_is_here()
-        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf)
+        ahead = 0 if controller in (CONSTANT, CURVES) else self.lookahead
+        return Job(clip, self.codec, self.model, controller, level, self.keyint, target_bits, vmaf, lookahead=ahead)
 
     @property
     def frames(self) -> int:
@@ -74,6 +77,7 @@ class Experiment:
             "sequences": [clip.name for clip in self.clips],
             "frames": self.frames,
             "keyint": self.keyint,
+            "lookahead": self.lookahead,
             "levels": list(self.levels),
         }
 
@@ -270,8 +274,8 @@ def markdown(experiment: Experiment, tables: Tables) -> str:
     overview = {name: dict(zip(OVERVIEW_HEADS, astuple(row), strict=True)) for name, row in tables.overview.items()}
     lines = [
         f"Codec `{experiment.codec}`, model `{experiment.model}`; {len(experiment.clips)} sequences, at most "
-        f"{experiment.frames} frames, an intra frame every {experiment.keyint}; targets are the bits of constant q in "
-        f"{', '.join(f'{level:g}' for level in experiment.levels)}.",
+        f"{experiment.frames} frames, an intra frame every {experiment.keyint}, {experiment.lookahead} frames seen "
+        f"before it; targets are the bits of constant q in {', '.join(f'{level:g}' for level in experiment.levels)}.",
         "",
         "**Controllers in percent**: |target - actual| / target of the whole stream on average, of the worst sequence "
         "(mean of its levels) and of the worst encode; the same of inter frames, all and those among the first "

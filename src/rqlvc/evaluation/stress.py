@@ -7,7 +7,7 @@ cuts hit an inter frame.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import fmean
@@ -95,7 +95,8 @@ def trials(experiment: Experiment, frames: int, out: Path) -> list[Trial]:
 def _job(experiment: Experiment, clip: Clip, controller: str, rates: tuple[tuple[int, int], ...]) -> Job:
     in_bits = tuple((frame, 1000 * rate) for frame, rate in rates)
     target = round(sum(_frame_targets(clip, in_bits, clip.frames)))
-    return Job(clip, experiment.codec, experiment.model, controller, None, experiment.keyint, target, rates=in_bits)
+    job = experiment.job(clip, controller, None, target)
+    return replace(job, rates=in_bits)
 
 
 def _frame_targets(clip: Clip, rates: Sequence[tuple[int, int]], frames: int) -> list[float]:

@@ -30,7 +30,7 @@ from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
 from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
-from rqlvc.first_pass import look
+from rqlvc.first_pass import Cost, look
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, file_digest, open_reader
@@ -98,6 +98,8 @@ class Job:
     """Whether VMAF is measured."""
     rates: tuple[tuple[int, int], ...] = ()
     """Bits per second from frame to frame, the first from frame 0 on; empty for the one rate of ``target_bits``."""
+    lookahead: int = 0
+    """Frames that the encoder sees after each."""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class Job:
             "target_bits": self.target_bits,
             "vmaf": VMAF_MODEL if self.vmaf else None,
             "rates": self.rates,
+            "lookahead": self.lookahead,
         }
 
     @property
@@ -288,8 +291,8 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
             encoder.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
-        following = frames[index + 1] if index + 1 < len(frames) else None
-        stats.append(encoder.encode(frame, frames_left=len(frames) - index, following=following)[1])
+        ahead = frames[index + 1 : index + 1 + job.lookahead]
+        stats.append(encoder.encode(frame, frames_left=len(frames) - index, ahead=ahead)[1])
         assert encoder.reconstruction is not None
         shown.append(encoder.reconstruction)
     return Encode(
@@ -366,10 +369,13 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     outlook = None
     if job.controller == TWO_PASS:
 
-        def code(control: Constant) -> list[tuple[int, bool]]:
+        def code(control: Constant) -> list[Cost]:
             first = Encoder(codec, control, keyint=job.keyint)
-            coded = (first.encode(frame)[1] for frame in frames)
-            return [(each.bits, each.type == "I") for each in coded]
+            coded = (
+                first.encode(frame, ahead=frames[index + 1 : index + 1 + job.lookahead])[1]
+                for index, frame in enumerate(frames)
+            )
+            return [Cost.of(each) for each in coded]
 
         outlook = look(code, float(bitrate), job.clip.properties, job.keyint)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.hierarchy import group_length, level_offset, level_offsets
-from rqlvc.rate.initial import INTER, initial_model
+from rqlvc.rate.initial import INTER, INTRA, initial_model
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, log_bits
 from rqlvc.rate.outlook import Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
@@ -146,7 +146,7 @@ class Adaptive:
     def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
         or, as long as none has been seen, what the plan has it cost beside the other."""
-        ratio = self.budget.pattern.intra
+        ratio = self.budget.pattern.intra * math.exp((1 / INTRA.alpha - 1 / INTER.alpha) * (here.base - CENTRE))
         for intra, count in ((False, after.inter), (True, after.intra)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:

@@ -1,7 +1,8 @@
-"""The quality levels of a group of pictures: offsets from the base, which is the level of its intra frame.
+"""The quality levels of a group of pictures: offsets from the base, which is the level of a usual intra frame.
 
 Frames that many later ones take from are worth more bits: every few inter frames one is coded well and those between
-less so, and all of them less towards the end of the group. Chosen for BD-rate on real sequences (docs/training.md).
+less so, and all of them less towards the end of the group; and an intra frame is coded the better, the longer it can be
+seen. Chosen for BD-rate on real sequences (docs/training.md).
 """
 
 import math
@@ -20,8 +21,16 @@ codec was trained to see to that; beside a hierarchy, where only one inter frame
 be."""
 INHERITED = 0.9
 """Part of its information that an inter frame takes from the one before."""
-TILT = 3.0
+TILT = 6.0
 """Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
+LOOKAHEAD = 8
+"""Frames ahead, usually, of which the last tells how long an intra frame can be seen."""
+FADING_POWER = 0.16
+"""Novelty rises with the distance in frames to about this power."""
+LASTING, LASTING_LEVELS = 0.5, 2.5
+"""An intra frame that fades like this has the base level; one that fades e times less, so many levels more."""
+INTRA_OFFSETS = -3.0, 4.0
+"""The least and the most."""
 LONGEST_GROUP = 1000
 """Frames of a group of pictures beyond which its end is of no concern."""
 ROOM = 8.0
@@ -54,8 +63,17 @@ def group_length(info: FrameInfo) -> int | None:
     return group if group and group <= LONGEST_GROUP else None
 
 
+def fading(novelty: float, frames: int) -> float:
+    """How little of an intra frame is left ``LOOKAHEAD`` frames later, from the ``novelty`` of a frame ``frames`` later
+    (:func:`rqlvc.scenecut.novelty`)."""
+    return novelty * math.pow(LOOKAHEAD / frames, FADING_POWER)
+
+
 def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:
     """Levels from the base to this frame."""
+    if info.intra and info.fading is not None:
+        low, high = INTRA_OFFSETS
+        return min(max(LASTING_LEVELS * math.log(LASTING / info.fading), low), high)
     offsets = level_offsets(weights, group_length(info))
     return offsets[info.position] if info.position < len(offsets) else offsets[1 + (info.position - 1) % len(weights)]
 

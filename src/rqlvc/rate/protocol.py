@@ -57,6 +57,9 @@ class FrameInfo:
     novelty: float | None = None
     """How badly this frame predicts the one after it (:func:`rqlvc.scenecut.novelty`: 0 for a still, 1 for another
     scene); None where the next frame is not known yet. Tells what an intra frame is worth."""
+    fading: float | None = None
+    """How little of this intra frame is left in the frames ahead (:func:`rqlvc.rate.hierarchy.fading`); None without a
+    look-ahead. Tells at which level an intra frame is worth its bits."""
     new_rate: bool = False
     """The rate of a channel with a buffer is another from this frame on, and the buffer bears what was spent before: it
     is neither a debt nor a credit any more."""

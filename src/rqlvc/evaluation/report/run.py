@@ -115,7 +115,13 @@ def read_run(folder: Path) -> Run:
         read = [(*_read(folder, row), row) for row in own]
         clips = list(dict.fromkeys(job.clip for job, _, _ in read))
         experiment = Experiment(
-            clips, settings["codec"], settings["model"], settings["controllers"], settings["levels"], settings["keyint"]
+            clips,
+            settings["codec"],
+            settings["model"],
+            settings["controllers"],
+            settings["levels"],
+            settings["keyint"],
+            settings["lookahead"],
         )
         there = {(job.clip, job.controller, job.level) for job, _, _ in read}
         steady = [CONSTANT, HIERARCHICAL] if chosen == paper.EXPERIMENT else [CONSTANT]
