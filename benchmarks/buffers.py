@@ -1,6 +1,7 @@
 """What buffers, changes of rate and sizes do on real sequences, beside what docs/rate-control.md says of them.
 
-    python benchmarks/buffers.py --data DIR --out RUN [--show buffers,changes,sizes,repeats] [--sequences a,b,c]
+    python benchmarks/buffers.py --data DIR --out RUN [--show buffers,changes,sizes,repeats,lookahead]
+        [--sequences a,b,c]
 
 ``buffers``: every sequence at the bitrates of four constant levels, at a constant rate with buffers of 0.25, 0.5, 1 and
 2 seconds: violations as ``rqlvc info --verify-buffer`` finds them, skipped frames, error of the average rate; and what
@@ -8,7 +9,8 @@ is refused, because not even the lowest level of the first frame fits the buffer
 176x144 at 25 fps (glue.py): each sequence forwards and backwards, and the sequences in their order, three glued
 together. ``changes``: a constant rate that halves or doubles after 5.5 s, with a buffer of a second: all windows of a
 second that begin half a second later or more. ``sizes``: target sizes of glued clips. ``repeats``: whether a glued clip
-whose rate halves, coded again, gives the same bytes.
+whose rate halves, coded again, gives the same bytes. ``lookahead``: glued clips at four levels with the hierarchy, with
+the usual look-ahead and without: BD-rate, and what it costs in time.
 
 Results are kept in RUN under a digest of the clip, the model, the sources and the settings: a stopped run goes on, a
 rerun pays only for what is new, and runs of three sequences each add up to one of all. A clip of 12
@@ -21,6 +23,7 @@ import hashlib
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -41,11 +44,13 @@ from rqlvc.control import RateTarget
 from rqlvc.encoder import DEFAULT_KEYINT
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.buffer_check import check_buffer
+from rqlvc.evaluation.metrics import bd_rate
 from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
 from rqlvc.media.container import ContainerReader
 from rqlvc.rate.allocation import WINDOW
 from rqlvc.rate.buffer import INITIAL, Buffer
-from rqlvc.rate.constant import Constant
+from rqlvc.rate.constant import Constant, Hierarchical
+from rqlvc.rate.hierarchy import LOOKAHEAD
 from rqlvc.transcode import encode_file
 
 LEVELS = (16.0, 28.0, 40.0, 52.0)
@@ -67,7 +72,7 @@ CHANGE_BITS_PER_PIXEL = 0.1
 """Before a change."""
 SIZE_PERCENT = 98.0
 """Of a target size that is meant to be used."""
-SHOWN = ("buffers", "changes", "sizes", "repeats")
+SHOWN = ("buffers", "changes", "sizes", "repeats", "lookahead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class Job:
     size: int | None = None
     again: bool = False
     """Of two encodes that are the same, the second."""
+    lookahead: int | None = None
+    """At a level: with the hierarchy around it, and so many frames seen ahead."""
 
     @property
     def name(self) -> str:
@@ -100,6 +107,7 @@ class Job:
             "buffer": self.seconds,
             "bytes": self.size,
             "keyint": self.keyint,
+            "look-ahead": self.lookahead,
         }
         told = [f"{name} {value:g}" for name, value in parts.items() if value is not None]
         return ", ".join([self.name, *told, *["low latency"] * (self.keyint is None), *["again"] * self.again])
@@ -116,6 +124,7 @@ class Result:
     """Of every frame."""
     digest: str
     """Of the coded file."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +154,23 @@ def run_job(job: Job, out: Path) -> Result | Refused:
     elif job.bitrate is not None:
         control = RateTarget(bitrate=job.bitrate, buffer=buffer, schedule=schedule)
     else:
-        control = Constant(job.level or 0.0)
+        control = (Constant if job.lookahead is None else Hierarchical)(job.level or 0.0)
+    ahead = LOOKAHEAD if job.lookahead is None else job.lookahead
+    ahead = ahead if job.keyint else 0  # for low latency
+    started = time.perf_counter()
     try:
         summary = encode_file(
-            job.path, str(coded), codec(), control, keyint=job.keyint, frames=job.frames, overwrite=True
+            *(job.path, str(coded), codec(), control),
+            keyint=job.keyint,
+            lookahead=ahead,
+            frames=job.frames,
+            overwrite=True,
         )
     except RqlvcError as error:
         if buffer is None:
             raise
         return Refused(str(error))
+    seconds = time.perf_counter() - started
     with ContainerReader(str(coded)) as container:
         packets = [(packet.time, 8 * len(packet.payload)) for packet in container]
     violations = 0
@@ -163,7 +180,7 @@ def run_job(job: Job, out: Path) -> Result | Refused:
     coded.unlink()
     bits = tuple(bits for _, bits in packets)
     skipped, recoded = summary.skipped_frames, summary.recoded_frames
-    return Result(summary.bitrate, summary.psnr_yuv, skipped, recoded, violations, bits, digest)
+    return Result(summary.bitrate, summary.psnr_yuv, skipped, recoded, violations, bits, digest, seconds)
 
 
 @functools.cache
@@ -355,6 +372,26 @@ def repeats_report(outcomes: Outcomes) -> str:
     return table("clip | coded twice, bytes are", rows)
 
 
+def lookahead_report(outcomes: Outcomes) -> str:
+    """A row per clip."""
+    rows, rates, costs = [], [], []
+    results = accepted(outcomes)
+    for name in dict.fromkeys(job.name for job in results):
+        curves = [
+            [(result.bitrate, result.psnr_yuv) for job, result in results.items() if (job.name, job.lookahead) == key]
+            for key in ((name, 0), (name, LOOKAHEAD))
+        ]
+        times = [
+            sum(result.seconds for job, result in results.items() if (job.name, job.lookahead) == key)
+            for key in ((name, 0), (name, LOOKAHEAD))
+        ]
+        rates.append(bd_rate(*curves))
+        costs.append(100 * (times[1] / times[0] - 1))
+        rows.append(f"{name} | {rates[-1]:+.2f} | {costs[-1]:+.1f}")
+    rows.append(f"**mean** | {fmean(rates):+.2f} | {fmean(costs):+.1f}")
+    return table(f"clip | BD-rate with {LOOKAHEAD} frames ahead, % | time, %", rows)
+
+
 def run(data: Path, out: Path, shown: Sequence[str], names: Sequence[str], frames: int | None, processes: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     paths = find_sequences(data, names)
@@ -374,6 +411,9 @@ def run(data: Path, out: Path, shown: Sequence[str], names: Sequence[str], frame
     if "sizes" in shown:
         sized = [replace(clip, size=size_of(each)) for clip in glued for each in BITS_PER_PIXEL]
         print(sizes_report(results_of(sized, out, processes)))
+    if "lookahead" in shown:
+        seen = [replace(clip, level=level, lookahead=n) for clip in glued for level in LEVELS for n in (0, LOOKAHEAD)]
+        print(lookahead_report(results_of(seen, out, processes)))
     if "repeats" in shown:
         once = [job for job in changing(glued) if (job.keyint, job.change) == (None, CHANGE_FACTORS[0])]
         twice = [replace(job, again=again) for job in once for again in (False, True)]

@@ -23,11 +23,12 @@ from rqlvc.evaluation.paper import CURVES_LEVEL, Experiment
 from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_clips, run_jobs
 from rqlvc.media.reader import open_reader
 from rqlvc.parallel import Processes
+from rqlvc.rate.protocol import QUALITY_MAX
 from rqlvc.scenecut import novelty, shrunk
 
 LEVELS = (0.0, 10.0, 27.0, 43.0, 60.0, 63.0)
-RATIO_LEVELS = slice(2, 4)
-"""27 and 43, the middle ones: where the ratio of intra to inter frames is fitted."""
+RATIO_LEVELS = slice(1, 5)
+"""10 to 60: where the ratio of intra to inter frames is fitted."""
 
 
 def dependence(constant: list[Encode], curves: Encode) -> float:
@@ -63,14 +64,17 @@ def usual_lines(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> N
             inter = bits[RATIO_LEVELS, start + 1 : start + keyint]
             if inter.size:
                 known.append(np.log(kept[f"{name}.novelty"][start]))
-                ratios.append((bits[RATIO_LEVELS, start] - inter.mean(axis=1)).mean())
+                ratios.append((bits[RATIO_LEVELS, start] - np.log(np.exp(inter).mean(axis=1))).mean())
+    alphas = {}
     for kind, found in lines.items():
-        alpha, beta = np.mean(found, axis=0)
-        print(f"{kind}: Q = {alpha:.1f} ln bpp + {beta:.1f}")
+        alphas[kind], beta = np.mean(found, axis=0)
+        print(f"{kind}: Q = {alphas[kind]:.1f} ln bpp + {beta:.1f}")
     power, constant = np.polyfit(known, ratios, 1)
+    above_middle = np.mean(LEVELS[RATIO_LEVELS]) - QUALITY_MAX / 2
+    middle = constant - (1 / alphas["intra"] - 1 / alphas["inter"]) * above_middle
     left = np.std(np.array(ratios) - np.polyval([power, constant], known))
     print(
-        f"intra / inter: {np.exp(constant):.2f} novelty ** {power:.2f} over {len(ratios)} groups of pictures; "
+        f"intra / inter: {np.exp(middle):.2f} novelty ** {power:.2f} over {len(ratios)} groups of pictures; "
         f"deviation of its logarithm {left:.2f}, without novelty {np.std(ratios):.2f}"
     )
 

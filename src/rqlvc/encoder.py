@@ -131,11 +131,18 @@ class Encoder:
         return self._dropped > 0
 
     def encode(
-        self, frame: Frame, *, frames_left: int | None = None, cut: bool = False, ahead: Sequence[Frame] = ()
+        self,
+        frame: Frame,
+        *,
+        frames_left: int | None = None,
+        cut: bool = False,
+        ahead: Sequence[Frame] = (),
+        cut_ahead: bool = False,
     ) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known; ``cut`` says that
-        another scene begins with it (see :mod:`rqlvc.scenecut`); ``ahead`` are frames after it, one after the other,
-        that are there already: the more they have in common with an intra frame, the more that frame is worth.
+        another scene begins with it (see :mod:`rqlvc.scenecut`); ``ahead`` are frames of its scene after it, one after
+        the other, that are there already: the more they have in common with an intra frame, the more that frame is
+        worth. ``cut_ahead`` says that another scene begins after them, for which nothing need be kept.
 
         Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
         """
@@ -143,12 +150,13 @@ class Encoder:
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
-        attempt = self._attempt(frame, bucket, intra, cut, ahead if intra else (), frames_left)
+        to_cut = len(ahead) + 1 if cut_ahead else None
+        attempt = self._attempt(frame, bucket, intra, cut, ahead if intra else (), to_cut, frames_left)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            attempt = self._attempt(frame, bucket, intra, cut, (), frames_left, attempt.encodes)
+            attempt = self._attempt(frame, bucket, intra, cut, (), to_cut, frames_left, attempt.encodes)
         info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
@@ -195,6 +203,7 @@ class Encoder:
         intra: bool,
         cut: bool,
         ahead: Sequence[Frame],
+        frames_to_cut: int | None,
         frames_left: int | None,
         encodes: int = 0,
     ) -> "_Attempt":
@@ -208,6 +217,7 @@ class Encoder:
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
+            frames_to_cut=frames_to_cut,
             novelty=novelty_of(ahead[0], frame) if ahead else None,
             fading=fading(novelty_of(ahead[-1], frame), len(ahead)) if ahead else None,
             new_rate=self._new_rate,

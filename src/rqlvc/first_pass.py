@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -105,14 +106,19 @@ def look(
 
 
 def _offsets(costs: Costs, keyint: int, weights: tuple[float, ...]) -> tuple[float, ...]:
-    """Levels from the base to each frame."""
-    offsets, position = [], 0
-    for index, cost in enumerate(costs):
-        position = 0 if cost.intra else position + 1
-        to_intra = max(keyint - position, 1)
-        info = FrameInfo(index, cost.intra, position, 0, frames_to_intra=to_intra, fading=cost.fading)
-        offsets.append(level_offset(info, weights))
-    return tuple(offsets)
+    """Levels from the base to each frame.
+
+    Every group of pictures counts as long as it is, but the last one as if it went on: the lowest levels would leave
+    little to land on the target with.
+    """
+    starts = [index for index, cost in enumerate(costs) if cost.intra]
+    going_on = max(starts[-1] + keyint, len(costs))
+    infos = (
+        FrameInfo(index, index == start, index - start, 0, frames_to_intra=end - index, fading=costs[index].fading)
+        for start, end in pairwise([*starts, going_on])
+        for index in range(start, min(end, len(costs)))
+    )
+    return tuple(level_offset(info, weights) for info in infos)
 
 
 def make_first_pass(

@@ -111,7 +111,9 @@ def encode_file(
                 if encoder.drops(frame.time):
                     totals.dropped += 1
                     continue
-                yield encoder.encode(frame, frames_left=frames_left, cut=cut, ahead=picture.ahead)
+                yield encoder.encode(
+                    frame, frames_left=frames_left, cut=cut, ahead=picture.ahead, cut_ahead=picture.cut_ahead
+                )
                 cut = False
 
         exact = isinstance(control, RateTarget) and control.size is not None
@@ -194,6 +196,8 @@ class _Picture(NamedTuple):
     cut: bool
     ahead: tuple[Frame, ...] = ()
     """Those after it in the same scene, as far as they were waited for."""
+    cut_ahead: bool = False
+    """Whether another scene begins after these."""
     last: bool | None = None
     """Whether it is; None where none was waited for."""
 
@@ -212,8 +216,8 @@ def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, view: 
             waiting.append(picture)
         if waiting and (picture is None or len(waiting) > view):
             now = waiting.popleft()
-            scene = takewhile(lambda later: not later.cut, waiting)
-            yield now._replace(ahead=tuple(later.frame for later in scene), last=not waiting)
+            scene = tuple(later.frame for later in takewhile(lambda later: not later.cut, waiting))
+            yield now._replace(ahead=scene, cut_ahead=len(scene) < len(waiting), last=not waiting)
 
 
 def _group_starts(keyint: int) -> Callable[[_Picture], bool]:

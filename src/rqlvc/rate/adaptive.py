@@ -15,8 +15,8 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
-from rqlvc.rate.hierarchy import group_length, level_offset, level_offsets
-from rqlvc.rate.initial import INTER, INTRA, initial_model
+from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
+from rqlvc.rate.initial import INTER, initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, log_bits
 from rqlvc.rate.outlook import Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
@@ -146,7 +146,7 @@ class Adaptive:
     def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
         or, as long as none has been seen, what the plan has it cost beside the other."""
-        ratio = self.budget.pattern.intra * math.exp((1 / INTRA.alpha - 1 / INTER.alpha) * (here.base - CENTRE))
+        ratio = self.budget.pattern.intra * ratio_change(here.base)
         for intra, count in ((False, after.inter), (True, after.intra)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
@@ -164,8 +164,8 @@ def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remai
     if group is None:
         inter = level_offsets(weights, None)[1:]
         return Remaining((frames - 1) * sum(math.exp(offset / INTER.alpha) for offset in inter) / len(inter), 0)
-    shares = _shares(weights, group)
-    here = min(frames, group - info.position)
+    own, shares = _shares(weights, last_use(info) or group), _shares(weights, group)
+    here = min(frames, len(own) - 1 - info.position)
     groups, rest = divmod(frames - here, group)
-    in_group = shares[info.position + here] - shares[info.position + 1]
+    in_group = own[info.position + here] - own[info.position + 1]
     return Remaining(in_group + groups * shares[group] + shares[rest], groups + (rest > 0))

@@ -63,6 +63,13 @@ def group_length(info: FrameInfo) -> int | None:
     return group if group and group <= LONGEST_GROUP else None
 
 
+def last_use(info: FrameInfo) -> int | None:
+    """Frames of this group of pictures up to where nothing is predicted from it any more; None where that is far."""
+    ends = [end for end in (info.frames_to_intra, info.frames_to_cut) if end]
+    last = info.position + min(ends) if ends else None
+    return last if last and last <= LONGEST_GROUP else None
+
+
 def fading(novelty: float, frames: int) -> float:
     """How little of an intra frame is left ``LOOKAHEAD`` frames later, from the ``novelty`` of a frame ``frames`` later
     (:func:`rqlvc.scenecut.novelty`)."""
@@ -74,7 +81,7 @@ def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:
     if info.intra and info.fading is not None:
         low, high = INTRA_OFFSETS
         return min(max(LASTING_LEVELS * math.log(LASTING / info.fading), low), high)
-    offsets = level_offsets(weights, group_length(info))
+    offsets = level_offsets(weights, last_use(info))
     return offsets[info.position] if info.position < len(offsets) else offsets[1 + (info.position - 1) % len(weights)]
 
 

@@ -8,20 +8,26 @@ levels of twelve sequences (``benchmarks/surfaces.py``), of the first frame for 
 import math
 
 from rqlvc.rate.models import LogarithmicModel
+from rqlvc.rate.protocol import QUALITY_MAX
 
-INTER = LogarithmicModel(alpha=14.1, beta=76.4)
-INTRA = LogarithmicModel(alpha=21.4, beta=38.3)
+INTER = LogarithmicModel(alpha=14.1, beta=77.8)
+INTRA = LogarithmicModel(alpha=21.1, beta=39.5)
 
 
-INTRA_RATIO, NOVELTY_POWER = 6.1, -0.73
-"""Bits of an intra frame over those of a mean inter frame after it, at one level, are about ratio * novelty ** power:
-least squares on the groups of pictures of the same sequences (the ratio runs from 7 to 66; half a unit of its logarithm
-remains unexplained)."""
+INTRA_RATIO, NOVELTY_POWER = 6.17, -0.67
+"""Bits of an intra frame over those of a mean inter frame after it, at the middle level, are about ratio * novelty **
+power: least squares on the groups of pictures of the same sequences (at all levels the ratio runs from 3 to 97; half a
+unit of its logarithm remains unexplained)."""
 
 
 def intra_ratio(novelty: float) -> float:
-    """Bits of an intra frame over those of a mean inter frame after it."""
+    """Bits of an intra frame over those of a mean inter frame after it, both at the middle level."""
     return INTRA_RATIO * math.pow(novelty, NOVELTY_POWER)
+
+
+def ratio_change(level: float) -> float:
+    """By what factor that ratio is another at ``level``: bits of intra frames rise less with the level."""
+    return math.exp((1 / INTRA.alpha - 1 / INTER.alpha) * (level - QUALITY_MAX / 2))
 
 
 def initial_model(intra: bool, pixels: int) -> LogarithmicModel:

@@ -54,6 +54,9 @@ class FrameInfo:
     pictures); None when no intra frame is planned. Lets a controller save for it."""
     cut: bool = False
     """Another scene begins: what was learnt of the content before is of little use."""
+    frames_to_cut: int | None = None
+    """Frames from this one to one that begins another scene, this one included; None where none is in view. Nothing is
+    predicted from this frame beyond."""
     novelty: float | None = None
     """How badly this frame predicts the one after it (:func:`rqlvc.scenecut.novelty`: 0 for a still, 1 for another
     scene); None where the next frame is not known yet. Tells what an intra frame is worth."""

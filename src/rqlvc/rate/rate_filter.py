@@ -29,7 +29,7 @@ CENTRE = QUALITY_MAX / 2
 # Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
 # frame to frame; chosen, one after the other, on what the frames of real sequences cost and on what RQNet expected of
 # them in encodes of ``rqlvc evaluate paper``.
-LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.35
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
 """Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
@@ -43,7 +43,7 @@ FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
 """Of the offset of the first inter frame of a group of pictures."""
 CODED_NOISE = 0.14
 """Of a coded frame about the line."""
-PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.13, 0.038
+PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.2, 0.038
 """Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
 PREDICTED_NOISE_FLOOR = 0.02
 """However well it did, it is not believed beyond this."""
