@@ -77,7 +77,7 @@ def test_targets_are_the_bits_of_constant_levels(
     rqlvc: CommandLine, data: Path, finished: Path, tmp_path: Path
 ) -> None:
     rows = encodes(finished)
-    assert len(rows) == 2 * (4 + 1 + 2 * 4)
+    assert len(rows) == 2 * (4 + 4 + 1 + 2 * 4)  # constant, hierarchical, curves, two controllers
     constant = {(row["sequence"], row["level"]): row for row in rows if row["controller"] == "constant"}
     for row in rows:
         if row["target_bits"] is not None:

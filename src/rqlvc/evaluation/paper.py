@@ -130,6 +130,8 @@ def bd_rate_of(results: Results, clip: Clip, controller: str, anchor: str = CONS
     def points(name: str) -> list[tuple[float, float]]:
         return [(sum(encode.bits), fmean(encode.psnr_yuv)) for _, encode in _of(results, name, clip)]
 
+    if not _of(results, anchor, clip) or not _of(results, controller, clip):
+        return None
     try:
         return bd_rate(points(anchor), points(controller))
     except RqlvcError:

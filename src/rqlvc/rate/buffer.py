@@ -141,6 +141,13 @@ def lost_credit(credit: float, bucket: Bucket) -> float:
     return max(credit - max(float(bucket.fullness - Fraction(USABLE) * bucket.size), 0.0), 0.0)
 
 
+def _slope(first: RatePoint, second: RatePoint) -> float | None:
+    """d q / d ln R between two points; None where bits do not rise with the level."""
+    rise = log_bits(second.bits) - log_bits(first.bits)
+    step = second.quality - first.quality
+    return abs(step) / max(abs(rise), SAME_LOG_BITS) if rise * step >= 0 else None
+
+
 def fit(
     cost: Callable[[float], int],
     quality: float,
@@ -161,6 +168,7 @@ def fit(
     aim = max(AIM * room, (least + room) / 2)
     fits: RatePoint | None = None
     over: RatePoint | None = None
+    before: RatePoint | None = None
     for _ in range(TRIES):
         tried = RatePoint(quality, cost(quality))
         if tried.bits > room:
@@ -172,7 +180,10 @@ def fit(
             break
         bracket = fits is not None and over is not None and fits.quality < over.quality  # costs need not rise
         if fits is not None and over is not None and bracket:
-            slope = (over.quality - fits.quality) / max(log_bits(over.bits) - log_bits(fits.bits), SAME_LOG_BITS)
+            slope = _slope(fits, over) or slope
+        elif before is not None:
+            slope = _slope(before, tried) or slope
+        before = tried
         step = slope * (log_bits(aim) - log_bits(tried.bits))
         quality = limits.clip(quality + math.copysign(max(abs(step), SMALLEST_STEP), step))
         if fits is not None and over is not None and bracket and not fits.quality < quality < over.quality:
