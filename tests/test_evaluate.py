@@ -125,21 +125,23 @@ def test_the_tables_follow_from_the_json(finished: Path) -> None:
             expected.append(fmean(errors))
         overview = cells(finished, "**Controllers in percent**", name)
         assert [float(cell) for cell in overview[:5]] == pytest.approx(expected, abs=0.006)
-        rates = []
-        for sequence in SEQUENCES:
-            curve, flat = (
-                [(r["actual_bits"], r["psnr_yuv"]) for r in rows if (r["sequence"], r["controller"]) == key]
-                for key in ((sequence, name), (sequence, "constant"))
-            )
-            shown = cells(finished, "**BD-rate in percent**", sequence)[column]
-            if shown != "-":  # "-" is for curves too far from each other to be compared
-                rates.append(recomputed_bd_rate(flat, curve))
-                assert float(shown) == pytest.approx(rates[-1], abs=0.006)
-                compared += 1
-        if len(rates) < len(SEQUENCES):
-            assert overview[5] == "-"
-        else:
-            assert float(overview[5]) == pytest.approx(fmean(rates), abs=0.006)
+        references = {"constant": "**BD-rate in percent** on", "hierarchical": "**BD-rate in percent against"}
+        for cell, (reference, title) in enumerate(references.items(), 5):
+            rates = []
+            for sequence in SEQUENCES:
+                curve, anchor = (
+                    [(r["actual_bits"], r["psnr_yuv"]) for r in rows if (r["sequence"], r["controller"]) == key]
+                    for key in ((sequence, name), (sequence, reference))
+                )
+                shown = cells(finished, title, sequence)[column]
+                if shown != "-":  # "-" is for curves too far from each other to be compared
+                    rates.append(recomputed_bd_rate(anchor, curve))
+                    assert float(shown) == pytest.approx(rates[-1], abs=0.006)
+                    compared += 1
+            if len(rates) < len(SEQUENCES):
+                assert overview[cell] == "-"
+            else:
+                assert float(overview[cell]) == pytest.approx(fmean(rates), abs=0.006)
     assert compared
     fits = json.loads((finished / "figures.json").read_text())["fits"]
     for sequence in SEQUENCES:

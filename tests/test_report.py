@@ -221,6 +221,8 @@ def test_charts_of_a_run_are_drawn_from_its_encodes(run: Path, run_page: Path) -
             measured = json.loads((run / row["frame_file"]).read_text())["encode"]
             assert data["curves"][row["sequence"]]["bits"] == measured["curves"]
             continue
+        if row["controller"] == "hierarchical":  # nearly the curve of the constant levels: in tables alone
+            continue
         encode = drawn[row["sequence"], row["controller"], row["level"]]
         assert (encode["actual_bits"], encode["psnr_yuv"]) == (row["actual_bits"], row["psnr_yuv"])
         frames = json.loads((run / row["frame_file"]).read_text())["encode"]

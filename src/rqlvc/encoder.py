@@ -47,14 +47,13 @@ class Encoder:
     A frame that begins another scene is intra as well, and the count starts again from it. ``index`` counts the frames
     of the video before the first one coded here.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
-    ``predictor`` gives the controller points of each frame's rate-quality curve, and what it gets wrong time and again
-    is put right. No frame breaks ``buffer``, and all
-    packets together never take more than ``total_bits``: a frame that would is coded again at a lower level, never
-    below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty packet that
-    repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder will see, from 0
-    on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``, which needs
-    ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the last two are, to
-    take what the controller wants of them.
+    ``predictor`` gives the controller points of each frame's rate-quality curve, and what it gets wrong time and
+    again is put right. No frame breaks ``buffer``, and all packets together never take more than ``total_bits``: a
+    frame that would is coded again at a lower level, never below those of ``limits``, and is left out where not
+    even the lowest fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the
+    time stamps of frames are those that the decoder will see, from 0 on, and ``policy`` says what the channel is to
+    the controller's target. With ``total_bits``, which needs ``frames_left``, the last frames are coded again until
+    they use what is left. With ``lands``, the last two are, to take what the controller wants of them.
     """
 
     def __init__(
@@ -150,14 +149,15 @@ class Encoder:
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
-        to_cut = len(ahead) + 1 if cut_ahead else None
-        attempt = self._attempt(frame, bucket, intra, cut, ahead if intra else (), to_cut, frames_left)
+        info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
+        attempt = self._attempt(frame, bucket, info, frames_left)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            attempt = self._attempt(frame, bucket, intra, cut, (), to_cut, frames_left, attempt.encodes)
-        info, decision, coded, skipped = attempt.info, attempt.decision, attempt.coded, attempt.level is None
+            info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
+            attempt = self._attempt(frame, bucket, info, frames_left, attempt.encodes)
+        decision, coded, skipped = attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
         self.last = FrameResult(info, quality, 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
@@ -196,20 +196,13 @@ class Encoder:
             buffer=None if self.bucket is None else float(self.bucket.fullness),
         )
 
-    def _attempt(
-        self,
-        frame: Frame,
-        bucket: Bucket | None,
-        intra: bool,
-        cut: bool,
-        ahead: Sequence[Frame],
-        frames_to_cut: int | None,
-        frames_left: int | None,
-        encodes: int = 0,
-    ) -> "_Attempt":
-        """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
+    def _info(
+        self, frame: Frame, intra: bool, frames_left: int | None, cut: bool, ahead: Sequence[Frame], cut_ahead: bool
+    ) -> FrameInfo:
+        """What is known of ``frame`` before it is coded."""
         position = 0 if intra else self._position
-        info = FrameInfo(
+        seen = ahead if intra else ()
+        return FrameInfo(
             index=self.index,
             intra=intra,
             position=position,
@@ -217,12 +210,18 @@ class Encoder:
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
-            frames_to_cut=frames_to_cut,
-            novelty=novelty_of(ahead[0], frame) if ahead else None,
-            fading=fading(novelty_of(ahead[-1], frame), len(ahead)) if ahead else None,
+            frames_to_cut=len(ahead) + 1 if cut_ahead else None,
+            novelty=novelty_of(seen[0], frame) if seen else None,
+            fading=fading(novelty_of(seen[-1], frame), len(seen)) if seen else None,
             new_rate=self._new_rate,
             points=self._points(frame, intra),
         )
+
+    def _attempt(
+        self, frame: Frame, bucket: Bucket | None, info: FrameInfo, frames_left: int | None, encodes: int = 0
+    ) -> "_Attempt":
+        """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
+        intra = info.intra
         decision = self.controller.decide(info)
         quality, room, left = decision.quality, self.bits_left, None
         preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
@@ -252,7 +251,7 @@ class Encoder:
             level = lowest
         level = None if level is None else carried_quality(level)
         coded = tries[lowest if level is None else level]
-        return _Attempt(info, decision, level, coded, encodes + len(tries), left)
+        return _Attempt(decision, level, coded, encodes + len(tries), left)
 
     def _landing(self, frames_left: int | None, intra: bool, target_bits: float) -> tuple[float, float] | None:
         """Of one of the last frames, where they are coded until they fit: the bits that are due, and the most it may
@@ -290,7 +289,6 @@ class Encoder:
 class _Attempt(NamedTuple):
     """One frame coded, as an intra or an inter frame."""
 
-    info: FrameInfo
     decision: Decision
     level: float | None
     """None when it does not fit: then ``coded`` is what it is at the lowest level."""

@@ -53,7 +53,7 @@ def encode_file(
     ``control`` is a :class:`RateTarget`, or a controller made elsewhere, which then gets no predicted points. A
     :class:`Constant` one, which learns nothing from one group of pictures for the next, has several coded at once
     where the codec can do that; but what comes in a pipe is coded as it comes. With ``scenecut``, a new scene begins a
-    group of pictures. Up to ``lookahead`` frames are read before an intra frame is coded, to see what it is worth.
+    group of pictures. Every frame waits until ``lookahead`` more are there, which tell what it is worth.
     ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
