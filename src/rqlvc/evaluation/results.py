@@ -9,7 +9,7 @@ from typing import Any
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.sweep import Encode, Job
 
-SCHEMA = "rqlvc-results-2"
+SCHEMA = "rqlvc-results-3"
 FILE_NAME = "results.json"
 
 
