@@ -396,3 +396,18 @@ def test_intra_frame_knows_how_far_it_predicts_the_next() -> None:
     first, second = controller.infos[0].novelty, controller.infos[3].novelty
     assert first is not None and second is not None and first < 0.5 < second
     assert [info.novelty for info in controller.infos if not info.intra] == [None] * 3
+
+
+@pytest.mark.parametrize(("controller", "lands"), [("adaptive", True), ("no-rqnet", False)])
+def test_the_last_frames_of_a_file_take_what_is_left(tmp_path: Path, controller: str, lands: bool) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", frames=45)
+    stats: list[FrameStats] = []
+    target = RateTarget(bitrate=300e3, controller=controller)
+    encode_file(str(clip), str(tmp_path / "coded.mkv"), ToyCodec(), target, keyint=16, on_frame=stats.append)
+    assert {each.encodes for each in stats[:-2]} == {1}
+    errors = [abs(each.bits / each.target_bits - 1) for each in stats[-2:] if each.target_bits]
+    if lands:
+        assert max(errors) <= 0.03
+        assert abs(sum(each.bits for each in stats) / (300e3 * 45 / 25) - 1) < 0.01
+    else:
+        assert {each.encodes for each in stats} == {1}

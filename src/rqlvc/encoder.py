@@ -27,8 +27,8 @@ DEFAULT_KEYINT = 32
 LAST_FRAMES = 8
 LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03
-"""Each of the last frames (``LAST_FRAMES`` with a total to meet, ``LANDING_FRAMES`` after a first pass) is coded again
-until it takes this much of what it is due."""
+"""Each of the last frames (``LAST_FRAMES`` with a total to meet, otherwise ``LANDING_FRAMES``) is coded again until it
+takes this much of what it is due."""
 
 _WHOLE_RANGE = QualityRange()
 

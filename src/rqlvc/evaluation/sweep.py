@@ -380,8 +380,7 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
         outlook = look(code, float(bitrate), job.clip.properties, job.keyint)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
     control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
-    lands = outlook is not None
-    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor, lands=lands)
+    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor, lands=control.lands)
 
 
 def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:
