@@ -35,7 +35,9 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.constant import Constant, Hierarchical
+from rqlvc.rate.hierarchy import LOOKAHEAD, fading
 from rqlvc.rate.protocol import FrameInfo
+from rqlvc.scenecut import novelty_of
 
 OURS = "rqlvc"
 ANCHORS: tuple[AnchorEncoder, ...] = ("libx264", "libx265")
@@ -106,22 +108,26 @@ class Cache:
         return self._folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
-def group_levels(control: Constant, keyint: int) -> list[float]:
-    """The level of every frame of a group of pictures, as packets carry it."""
-    infos = (FrameInfo(place, not place, place, 1, frames_to_intra=keyint - place) for place in range(keyint))
-    return [carried_quality(control.decide(info).quality) for info in infos]
+def levels_of(frames: Sequence[Frame], control: Constant, keyint: int) -> list[float]:
+    """The level of every frame, as packets carry it, with the usual look-ahead."""
+    levels = []
+    for index, frame in enumerate(frames):
+        place = index % keyint
+        ahead = frames[index + 1 : index + 1 + LOOKAHEAD] if not place else ()
+        faded = fading(novelty_of(ahead[-1], frame), len(ahead)) if ahead else None
+        info = FrameInfo(index, not place, place, 1, frames_to_intra=keyint - place, fading=faded)
+        levels.append(carried_quality(control.decide(info).quality))
+    return levels
 
 
-def our_point(clip: Clip, codec: Codec, control: Constant, keyint: int) -> Point:
-    """Encode at the levels of ``control`` and decode the packets; fails if the decoder shows another picture."""
+def our_point(clip: Clip, codec: Codec, quantiser: float, levels: Sequence[float], keyint: int) -> Point:
+    """Encode at ``levels`` and decode the packets; fails if the decoder shows another picture."""
     encoder_state: State | None = None
     decoder_state: State | None = None
     bits, encode_seconds, decode_seconds = 0, 0.0, 0.0
     luma: list[float] = []
     yuv: list[float] = []
-    levels = group_levels(control, keyint)
-    for index, frame in enumerate(clip.read()):
-        quality = levels[index % keyint]
+    for index, (frame, quality) in enumerate(zip(clip.read(), levels, strict=True)):
         if index % keyint == 0:
             encoder_state = decoder_state = None
         started = time.perf_counter()
@@ -137,21 +143,23 @@ def our_point(clip: Clip, codec: Codec, control: Constant, keyint: int) -> Point
         bits += 8 * len(encoded.payload)
         luma.append(psnr_y(frame, shown))
         yuv.append(psnr_yuv(frame, shown))
-    return Point(control.quality, bits, len(luma), fmean(luma), fmean(yuv), encode_seconds, decode_seconds)
+    return Point(quantiser, bits, len(luma), fmean(luma), fmean(yuv), encode_seconds, decode_seconds)
 
 
 def our_curve(clip: Clip, codec: Codec, controls: Sequence[Constant], keyint: int, cache: Cache) -> list[Point]:
     points = []
+    frames = list(clip.read())
     for control in controls:
+        levels = levels_of(frames, control, keyint)
         key = {
             "clip": clip.digest,
             "frames": clip.frames,
             "codec": f"{codec.name} {codec.identity} {codec_digest()} torch {version('torch')}",
-            "levels": group_levels(control, keyint),
+            "levels": levels,
         }
         point = cache.load(key)
         if point is None:
-            point = our_point(clip, codec, control, keyint)
+            point = our_point(clip, codec, control.quality, levels, keyint)
             cache.store(key, point)
         report_progress(clip, OURS, point)
         points.append(point)
