@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.adaptive import remaining
+from rqlvc.rate.adaptive import KIND, remaining
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offsets
-from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
 from simulated_codec import SEQUENCES, Law, Simulation, controller_for, run
@@ -202,16 +201,18 @@ def test_what_remains_is_the_sum_of_its_frames(
     to_intra = None if group is None else group - position
     info = FrameInfo(position, position == 0, position, 1000, frames_to_intra=to_intra)
     found = remaining(info, frames, pattern.inter)
+    count, total = (sum(each) for each in zip(*((n, n * offset) for n, offset in found.inter), (0, 0), strict=True))
     if group is None:
-        miniature = level_offsets(pattern.inter, None)[1:]
-        assert found.inter == pytest.approx((frames - 1) * np.exp(np.array(miniature) / INTER.alpha).mean())
+        assert count == pytest.approx(frames - 1)
+        assert total == pytest.approx((frames - 1) * np.mean(level_offsets(pattern.inter, None)[1:]))
         assert found.intra == 0
         return
     places = [place % group for place in range(position + 1, position + frames)]
     offsets = level_offsets(pattern.inter, group)
-    inter = [math.exp(offsets[place] / INTER.alpha) for place in places if place]
+    inter = [offsets[place] for place in places if place]
     assert found.intra == places.count(0)
-    assert found.inter == pytest.approx(sum(inter), abs=1e-9)
+    assert count == len(inter) and total == pytest.approx(sum(inter), abs=1e-9)
+    assert all(min(abs(offset - mean) for _, mean in found.inter) <= KIND for offset in inter)
 
 
 def test_static_content_ends_in_one_piece() -> None:

@@ -430,14 +430,15 @@ def _controller_file(name: str) -> Path | None:
 def _controller_digest(name: str) -> str:
     """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
     rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
+    own = _controller_file(name) if name in CONTROLLERS else None
+    others = {_controller_file(other) for other in CONTROLLERS} - {own}
+    shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
     if name == TWO_PASS:
-        return _digest([*_sources(rqlvc.rate), Path(rqlvc.first_pass.__file__)])
+        return _digest([*shared, Path(rqlvc.first_pass.__file__)])
     if name == HIERARCHICAL:
         modules = rqlvc.rate.constant, rqlvc.rate.hierarchy, rqlvc.rate.initial
         return _digest(Path(str(module.__file__)) for module in modules)
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
         heard = [path for path in _sources(rqlvc.rate) if path.stem in _PREDICTION]
         return _digest([*heard, *rqnet] if name == CONSTANT else [])
-    others = {_controller_file(other) for other in CONTROLLERS} - {_controller_file(name)}
-    shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
     return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))

@@ -11,20 +11,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from typing import NamedTuple
+
+import numpy as np
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
-from rqlvc.rate.initial import INTER, initial_model, ratio_change
-from rqlvc.rate.models import MAXIMUM_LOG_BITS, log_bits
+from rqlvc.rate.initial import initial_model, ratio_change
+from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.outlook import Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
 READINGS = 2
 """Times the predicted curve is read, each time at the level that the last reading led to: it is not quite straight."""
-WINDOW_RATE, END_RATE = 4.0, 6.0
+WINDOW_RATE, END_RATE = 4.0, 12.0
 """Part of the way that the base goes to what the budget asks for at an inter frame, times the frames of the window, and
 times the frames left, so that the total lands on the target. At an intra frame, where quality may change unseen, it
 goes all the way."""
@@ -34,22 +35,29 @@ RISE = 6.0
 """Levels that it may rise by from one frame to the next: bits spent in error do not come back."""
 MEMORY, INTRA_MEMORY = 8, 2
 """Inter and intra frames whose mean cost those to come are expected to have."""
+KIND = 2.0
+"""Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 BEYOND = 16.0
 """Levels that the base may be above the highest: so far are the lowest frames below it."""
 
 
 @lru_cache(maxsize=64)
-def _shares(weights: tuple[float, ...], group: int) -> tuple[float, ...]:
-    """Bits of the inter frames before each position of a group, in those of a frame at the base level."""
-    inter = level_offsets(weights, group)[1:]
-    return (0.0, *accumulate((math.exp(offset / INTER.alpha) for offset in inter), initial=0.0))
+def _counts(weights: tuple[float, ...], group: int | None) -> FloatArray:
+    """Inter frames before each position of a group of pictures and their offsets, (positions + 1, kinds, 2): how many,
+    and the sum. Frames are of one kind whose offsets differ by less than ``KIND``."""
+    offsets = np.array(level_offsets(weights, group))
+    kinds = np.round(offsets / KIND).astype(int)
+    counts = np.zeros((len(offsets) + 1, kinds.max() - kinds.min() + 1, 2))
+    for position in range(1, len(offsets)):
+        counts[position + 1, kinds[position] - kinds.min()] = 1.0, offsets[position]
+    return counts.cumsum(axis=0)
 
 
 class Remaining(NamedTuple):
     """What is coded within the window after the frame in hand."""
 
-    inter: float
-    """Inter frames, each counted by its bits in those of one at the base level."""
+    inter: tuple[tuple[float, float], ...]
+    """Inter frames of each kind: how many, and how many levels from the base on average."""
     intra: int
 
 
@@ -147,7 +155,8 @@ class Adaptive:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
         or, as long as none has been seen, what the plan has it cost beside the other."""
         ratio = self.budget.pattern.intra * ratio_change(here.base)
-        for intra, count in ((False, after.inter), (True, after.intra)):
+        inter = ((False, count, offset) for count, offset in after.inter)
+        for intra, count, offset in (*inter, (True, after.intra, 0.0)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
                 usual, scale = own if own.seen else here, 1.0
@@ -155,17 +164,23 @@ class Adaptive:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
             if count:
                 slope = self._filter.steady_slope(intra)
-                yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, 0.0)
+                yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, offset)
 
 
 def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remaining:
     """Of ``frames`` frames, those after the first one, which is that of ``info``."""
     group = group_length(info)
+    every = _counts(weights, group)
     if group is None:
-        inter = level_offsets(weights, None)[1:]
-        return Remaining((frames - 1) * sum(math.exp(offset / INTER.alpha) for offset in inter) / len(inter), 0)
-    own, shares = _shares(weights, last_use(info) or group), _shares(weights, group)
+        return Remaining(_kinds((frames - 1) / len(weights) * every[-1]), 0)
+    own = _counts(weights, last_use(info) or group)
     here = min(frames, len(own) - 1 - info.position)
     groups, rest = divmod(frames - here, group)
     in_group = own[info.position + here] - own[info.position + 1]
-    return Remaining(in_group + groups * shares[group] + shares[rest], groups + (rest > 0))
+    later = groups * every[group] + every[rest]
+    return Remaining(_kinds(in_group) + _kinds(later), groups + (rest > 0))
+
+
+def _kinds(counts: FloatArray) -> tuple[tuple[float, float], ...]:
+    """Of frames by kind, (kinds, 2): how many of each that there are, and their mean offset."""
+    return tuple((count, total / count) for count, total in counts.tolist() if count)
