@@ -377,16 +377,12 @@ def lookahead_report(outcomes: Outcomes) -> str:
     rows, rates, costs = [], [], []
     results = accepted(outcomes)
     for name in dict.fromkeys(job.name for job in results):
-        curves = [
-            [(result.bitrate, result.psnr_yuv) for job, result in results.items() if (job.name, job.lookahead) == key]
-            for key in ((name, 0), (name, LOOKAHEAD))
-        ]
-        times = [
-            sum(result.seconds for job, result in results.items() if (job.name, job.lookahead) == key)
-            for key in ((name, 0), (name, LOOKAHEAD))
-        ]
-        rates.append(bd_rate(*curves))
-        costs.append(100 * (times[1] / times[0] - 1))
+        blind, seeing = (
+            [result for job, result in results.items() if (job.name, job.lookahead) == (name, ahead)]
+            for ahead in (0, LOOKAHEAD)
+        )
+        rates.append(bd_rate(*([(each.bitrate, each.psnr_yuv) for each in half] for half in (blind, seeing))))
+        costs.append(100 * (sum(each.seconds for each in seeing) / sum(each.seconds for each in blind) - 1))
         rows.append(f"{name} | {rates[-1]:+.2f} | {costs[-1]:+.1f}")
     rows.append(f"**mean** | {fmean(rates):+.2f} | {fmean(costs):+.1f}")
     return table(f"clip | BD-rate with {LOOKAHEAD} frames ahead, % | time, %", rows)

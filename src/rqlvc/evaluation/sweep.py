@@ -20,9 +20,6 @@ import rqlvc.codec
 import rqlvc.evaluation.anchors
 import rqlvc.first_pass
 import rqlvc.rate
-import rqlvc.rate.constant
-import rqlvc.rate.hierarchy
-import rqlvc.rate.initial
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
@@ -61,6 +58,8 @@ ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2}
 _ENCODES = "encodes"
 _PREDICTION = ("activity", "rqnet", "feedback")
 """Modules that make the points that are heard at a constant quality."""
+_LEVELS = ("constant", "hierarchy", "initial")
+"""Modules that make the hierarchy of levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +290,7 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
             encoder.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
-        ahead = frames[index + 1 : index + 1 + job.lookahead]
-        stats.append(encoder.encode(frame, frames_left=len(frames) - index, ahead=ahead)[1])
+        stats.append(encoder.encode(frame, frames_left=len(frames) - index, ahead=_ahead(job, frames, index))[1])
         assert encoder.reconstruction is not None
         shown.append(encoder.reconstruction)
     return Encode(
@@ -359,6 +357,11 @@ def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> d
     }
 
 
+def _ahead(job: Job, frames: Sequence[Frame], index: int) -> Sequence[Frame]:
+    """What the encoder of ``job`` sees after frame ``index``."""
+    return frames[index + 1 : index + 1 + job.lookahead]
+
+
 def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
     if job.target_bits is None:
         assert job.level is not None
@@ -371,10 +374,7 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
 
         def code(control: Constant) -> list[Cost]:
             first = Encoder(codec, control, keyint=job.keyint)
-            coded = (
-                first.encode(frame, ahead=frames[index + 1 : index + 1 + job.lookahead])[1]
-                for index, frame in enumerate(frames)
-            )
+            coded = (first.encode(frame, ahead=_ahead(job, frames, index))[1] for index, frame in enumerate(frames))
             return [Cost.of(each) for each in coded]
 
         outlook = look(code, float(bitrate), job.clip.properties, job.keyint)
@@ -436,8 +436,7 @@ def _controller_digest(name: str) -> str:
     if name == TWO_PASS:
         return _digest([*shared, Path(rqlvc.first_pass.__file__)])
     if name == HIERARCHICAL:
-        modules = rqlvc.rate.constant, rqlvc.rate.hierarchy, rqlvc.rate.initial
-        return _digest(Path(str(module.__file__)) for module in modules)
+        return _digest(path for path in _sources(rqlvc.rate) if path.stem in _LEVELS)
     if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
         heard = [path for path in _sources(rqlvc.rate) if path.stem in _PREDICTION]
         return _digest([*heard, *rqnet] if name == CONSTANT else [])

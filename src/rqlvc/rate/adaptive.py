@@ -173,7 +173,7 @@ def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remai
     every = _counts(weights, group)
     if group is None:
         return Remaining(_kinds((frames - 1) / len(weights) * every[-1]), 0)
-    own = _counts(weights, last_use(info) or group)
+    own = _counts(weights, last_use(info))
     here = min(frames, len(own) - 1 - info.position)
     groups, rest = divmod(frames - here, group)
     in_group = own[info.position + here] - own[info.position + 1]

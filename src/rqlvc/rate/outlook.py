@@ -79,23 +79,24 @@ class Outlook:
         """Each kind of frame that there is, once."""
         return tuple(dict.fromkeys(self._kind(index) for index in range(len(self))))
 
-    def left(self) -> FloatArray:
+    def left(self, kinds: Sequence[Kind]) -> FloatArray:
         """Bits from each frame on, by kind. Shape (passes, frames + 1, kinds), the last row of each pass 0."""
-        columns = {kind: column for column, kind in enumerate(self.kinds())}
+        columns = {kind: column for column, kind in enumerate(kinds)}
         spread = np.zeros((len(self.bits), len(self) + 1, len(columns)))
         for index in range(len(self)):
             spread[:, index, columns[self._kind(index)]] = [bits[index] for bits in self.bits]
         left: FloatArray = np.cumsum(spread[:, ::-1], axis=1)[:, ::-1]
         return left
 
-    def together(self, bits: FloatArray) -> dict[Kind, Term]:
+    def together(self, kinds: Sequence[Kind], bits: FloatArray) -> dict[Kind, Term]:
         """By kind, of frames that took ``bits``, shape (passes, kinds); kinds without frames are left out."""
-        spent = zip(self.kinds(), bits.T, strict=True)
+        spent = zip(kinds, bits.T, strict=True)
         return {kind: self._term(found, kind.intra, kind.offset) for kind, found in spent if found.all()}
 
     def base(self, total_bits: float, limits: QualityRange) -> float:
         """The base level at which all frames together would cost ``total_bits``."""
-        return base_level([*self.together(self.left()[:, 0]).values()], total_bits, limits)
+        kinds = self.kinds()
+        return base_level([*self.together(kinds, self.left(kinds)[:, 0]).values()], total_bits, limits)
 
     def _kind(self, index: int) -> Kind:
         return Kind(self.intra[index], round(self.offsets[index]))

@@ -49,7 +49,8 @@ class TwoPass:
         self.budget = budget
         self.limits = limits
         self.outlook = outlook
-        self._left = outlook.left()
+        self._kinds = outlook.kinds()
+        self._left = outlook.left(self._kinds)
         self._factors = {True: Factor(), False: Factor()}
         self._base: float | None = None
         self._last_quality: float | None = None
@@ -107,7 +108,7 @@ class TwoPass:
         frames = len(self.outlook) - info.index
         average = frames * self.budget.frame_bits
         due = max(average - self.budget.debt, FLOOR_SHARE * average)
-        later = self.outlook.together(self._left[:, info.index + 1])
+        later = self.outlook.together(self._kinds, self._left[:, info.index + 1])
         terms = [frame, *(self._corrected(term, kind.intra) for kind, term in later.items())]
         wanted = base_level(terms, due, self.limits)
         rate = max(INTRA_RATE if info.intra else BASE_RATE, END_RATE / frames)
