@@ -16,7 +16,21 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import VideoPacket
 from rqlvc.media.frame import Frame
-from rqlvc.rate.buffer import DROP_BELOW, LARGEST, NEW_RATE, Bucket, Buffer, Policy, fit, lost_credit, plan
+from rqlvc.rate.buffer import (
+    DROP_BELOW,
+    FREE,
+    LARGEST,
+    NEW_RATE,
+    STEADY_LEVELS,
+    Bounds,
+    Bucket,
+    Buffer,
+    Policy,
+    SteadyRate,
+    fit,
+    lost_credit,
+    plan,
+)
 from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.hierarchy import fading
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
@@ -46,7 +60,8 @@ class Encoder:
 
     A frame that begins another scene is intra as well, and the count starts again from it. ``index`` counts the frames
     of the video before the first one coded here.
-    With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames.
+    With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames; at a
+    constant rate, frames are coded again where a second would take much more or less than the channel brings in it.
     ``predictor`` gives the controller points of each frame's rate-quality curve, and what it gets wrong time and
     again is put right. No frame breaks ``buffer``, and all packets together never take more than ``total_bits``: a
     frame that would is coded again at a lower level, never below those of ``limits``, and is left out where not
@@ -86,6 +101,7 @@ class Encoder:
         """Frames per second, as the buffer is planned; what it really gains is told by the time stamps."""
         self.bucket = None if buffer is None else Bucket.of(buffer)
         """The buffer after the frame coded last."""
+        self._steady = SteadyRate() if keyint is None and policy == "constant" else None
         self.bits_left = math.inf if total_bits is None else total_bits
         """Of ``total_bits``."""
         self.index = index
@@ -117,6 +133,8 @@ class Encoder:
                 self._new_rate, self._credit = True, -old / self.frame_rate
             now = self.bucket if time is None else self.bucket.at(max(time, self.bucket.time))
             self._credit += old * float(now.time - self.bucket.time)
+            if self._steady is not None and new != old:
+                self._steady.restart(now.time)
             self.bucket = now.with_rate(new)
         self.frame_rate = framerate
 
@@ -223,11 +241,15 @@ class Encoder:
         """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
         intra = info.intra
         decision = self.controller.decide(info)
-        quality, room, left = decision.quality, self.bits_left, None
+        quality, room, left, steady = decision.quality, self.bits_left, None, FREE
         preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
         if bucket is not None:
             frame_bits = float(bucket.rate) / self.frame_rate
-            planned = plan(decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy)
+            if self._steady is not None and not (info.intra or info.cut):
+                steady = self._steady.bounds(bucket, self._brought(bucket))
+            planned = plan(
+                decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy, steady=steady
+            )
             quality, room = planned.quality, min(room, math.floor(bucket.fullness))
             preferred = min(preferred, float(bucket.fullness) if frames_left == 1 else LARGEST * float(bucket.fullness))
             left = None if planned.bits is None else float(bucket.fullness) - planned.bits
@@ -244,7 +266,11 @@ class Encoder:
                 tries[level] = self.codec.encode(frame, level, None if intra else self.state)
             return 8 * len(tries[level].payload)
 
-        level = fit(cost, quality, room=preferred, least=least, limits=self.limits, alpha=decision.alpha, intra=intra)
+        near = self.limits if steady == FREE else self.limits.around(decision.quality, *STEADY_LEVELS)
+        bounds = Bounds(max(least, steady.least), min(preferred, steady.most))
+        level = fit(cost, quality, bounds, limits=near, alpha=decision.alpha, intra=intra)
+        if level is None and steady != FREE:
+            level = fit(cost, near.minimum, Bounds(least, preferred), limits=self.limits, alpha=decision.alpha)
         lowest = carried_quality(self.limits.minimum)
         # An intra frame that could only be had by emptying the buffer had better wait.
         if level is None and cost(lowest) <= room and not (intra and self.state is not None):
@@ -268,7 +294,9 @@ class Encoder:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""
         if bucket is None or self.bucket is None:
             return result if bits == result.bits else replace(result, charged=bits)
-        gained = float(self.bucket.rate * (bucket.time - self.bucket.time))
+        gained = self._brought(bucket)
+        if self._steady is not None:
+            self._steady.add(bucket, bits, gained, cut=result.info.cut)
         self.bucket = bucket.taken(bits)
         if self.policy == "peak":
             return replace(result, charged=bits) if bits != result.bits else result
@@ -276,6 +304,11 @@ class Encoder:
         lost = lost_credit(self._credit, self.bucket)
         self._credit -= lost
         return replace(result, charged=bits + lost) if lost or bits != result.bits else result
+
+    def _brought(self, bucket: Bucket) -> float:
+        """Bits that the channel delivered between the frame coded last and that of ``bucket``, were it never idle."""
+        assert self.bucket is not None
+        return float(self.bucket.rate * (bucket.time - self.bucket.time))
 
     def _points(self, frame: Frame, intra: bool) -> tuple[RatePoint, ...]:
         if self.predictor is None:

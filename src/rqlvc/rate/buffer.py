@@ -10,10 +10,11 @@ Fullness is counted in fractions: what fits here fits in every later check of th
 """
 
 import math
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.initial import INTER, INTRA
@@ -38,6 +39,16 @@ NEW_RATE = 1.25
 one, would keep it from its target, and the buffer bears them anyway."""
 DROP_BELOW = 0.2
 """A frame whose time comes with less than this part in the buffer is dropped, where frames may be."""
+SECOND, SETTLED = 1, Fraction(1, 2)
+"""A steady channel takes about the same in every second that begins so many seconds after a new rate or scene."""
+STEADY = 0.085
+"""Part of it by which it may take more or less: less than the tenth that is meant, for time stamps are not even."""
+STEADY_FRAMES = 1.5
+"""Where frames are few, it may be as much as these bring at least."""
+STEADY_LEVELS = 18.0, 6.0
+"""Levels that a frame may be moved by for it. What is then still too large is something new, and begins a second."""
+SPARE = 0.5
+"""Part of the buffer that must be there before a second may be said to have taken too little: it is filled first."""
 TRIES = 4
 """Encodes of one frame before the lowest level is tried."""
 AIM = 0.94
@@ -95,6 +106,16 @@ class Bucket:
         return replace(self, rate=Fraction(rate))
 
 
+class Bounds(NamedTuple):
+    """The bits that a frame may take."""
+
+    least: float = 0.0
+    most: float = math.inf
+
+
+FREE = Bounds()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a frame shall get, the buffer considered, before it is coded."""
@@ -105,17 +126,24 @@ class Plan:
 
 
 def plan(
-    decision: Decision, bucket: Bucket, frame_bits: float, *, intra: bool, limits: QualityRange, policy: Policy
+    decision: Decision,
+    bucket: Bucket,
+    frame_bits: float,
+    *,
+    intra: bool,
+    limits: QualityRange,
+    policy: Policy,
+    steady: Bounds = FREE,
 ) -> Plan:
-    """Keep the expected bits of a frame to what the buffer can spare. ``frame_bits`` is what the channel brings during
-    a mean frame; ``bucket`` is at the frame's time."""
+    """Keep the expected bits of a frame to what the buffer can spare, and near ``steady``. ``frame_bits`` is what the
+    channel brings during a mean frame; ``bucket`` is at the frame's time."""
     curve = _curve(decision, intra)
     if curve is None:
         return Plan(decision.quality, None)
     full, size = float(bucket.fullness), float(bucket.size)
     spare = full - max(RESERVE * size, RESERVE_FRAMES * frame_bits)
     most = LARGEST * full if intra else min(LARGEST * full, frame_bits + STEP * spare)
-    quality = decision.quality
+    quality = _steadied(decision.quality, curve, steady, limits)
     kept = (EASY_INTRA if intra else EASY) * size - (0 if intra else frame_bits)
     if policy == "capped" and curve.bits(limits.maximum) <= full - kept:
         return Plan(limits.maximum, curve.bits(limits.maximum))
@@ -127,6 +155,14 @@ def plan(
     return Plan(quality, curve.bits(quality))
 
 
+def _steadied(quality: float, curve: LogarithmicModel, steady: Bounds, limits: QualityRange) -> float:
+    """The level nearest to ``quality``, and near enough, at which a frame is expected within the bounds."""
+    bits, near = curve.bits(quality), limits.around(quality, *STEADY_LEVELS)
+    if bits > AIM * steady.most:
+        return near.clip(curve.quality(AIM * steady.most))
+    return near.clip(curve.quality(steady.least / AIM)) if bits < steady.least else quality
+
+
 def _curve(decision: Decision, intra: bool) -> LogarithmicModel | None:
     """The controller's curve of the frame, or one of the usual slope through what it expects; None without either."""
     if decision.alpha is not None and decision.beta is not None:
@@ -134,6 +170,45 @@ def _curve(decision: Decision, intra: bool) -> LogarithmicModel | None:
     if decision.target_bits is None:
         return None
     return (INTRA if intra else INTER).through(RatePoint(decision.quality, decision.target_bits))
+
+
+@dataclass(slots=True)
+class SteadyRate:
+    """Keeps what every second takes near what the channel brings, for encoders that save nothing for later."""
+
+    since: Fraction = SETTLED
+    """Time from which on seconds count."""
+    balance: float = 0.0
+    """Bits that all frames took less what the channel brought."""
+    _before: deque[tuple[Fraction, float]] = field(default_factory=deque)
+    """The balance before each frame of the last second, with the frame's time."""
+
+    def restart(self, time: Fraction) -> None:
+        """What follows ``time`` is new, and shall be given time to settle."""
+        self.since = time + SETTLED
+        self._before.clear()
+
+    def bounds(self, bucket: Bucket, brought: float) -> Bounds:
+        """What a frame may take so that neither the second that it ends nor a part of that is off. ``bucket`` is at its
+        time, before which the channel ``brought`` something since the last frame."""
+        if bucket.time < self.since:
+            return FREE
+        off = max(STEADY * float(bucket.rate) * SECOND, STEADY_FRAMES * brought)
+        past = [balance for time, balance in self._before if time > bucket.time - SECOND] + [self.balance]
+        own = self.balance - brought
+        most = min(past) + off - own
+        least = max(past) - off - own if bucket.fullness >= Fraction(SPARE) * bucket.size else 0.0
+        return Bounds(min(least, AIM * most), most)
+
+    def add(self, bucket: Bucket, bits: float, brought: float, *, cut: bool) -> None:
+        """A frame at the time of ``bucket`` took ``bits``; ``cut``: another scene begins with it."""
+        if cut or bits > self.bounds(bucket, brought).most:
+            self.restart(bucket.time)
+        while self._before and self._before[0][0] <= bucket.time - SECOND:
+            self._before.popleft()
+        if bucket.time >= self.since:
+            self._before.append((bucket.time, self.balance))
+        self.balance += bits - brought
 
 
 def lost_credit(credit: float, bucket: Bucket) -> float:
@@ -151,21 +226,21 @@ def _slope(first: RatePoint, second: RatePoint) -> float | None:
 def fit(
     cost: Callable[[float], int],
     quality: float,
+    bounds: Bounds,
     *,
-    room: float,
-    least: float = 0.0,
     limits: QualityRange,
     alpha: float | None = None,
     intra: bool = False,
 ) -> float | None:
-    """A level at which a frame costs at most ``room`` bits and, where that can be, at least ``least``.
+    """A level at which a frame costs no more than ``bounds`` allow and, where that can be, no less.
 
     ``cost`` codes the frame at a level; it is asked ``TRIES`` times at most, ``quality`` first, and then for the lowest
     level if nothing fitted. None when that does not fit either. ``alpha`` of Q = alpha * ln R + beta is where the
     search starts from; then it knows the frame itself.
     """
     slope = alpha or (INTRA if intra else INTER).alpha
-    aim = max(AIM * room, (least + room) / 2)
+    least, room = bounds
+    most, smallest = max(AIM * room, (least + room) / 2), min(least / AIM, (least + room) / 2)
     fits: RatePoint | None = None
     over: RatePoint | None = None
     before: RatePoint | None = None
@@ -184,6 +259,7 @@ def fit(
         elif before is not None:
             slope = _slope(before, tried) or slope
         before = tried
+        aim = most if tried.bits > room else smallest
         step = slope * (log_bits(aim) - log_bits(tried.bits))
         quality = limits.clip(quality + math.copysign(max(abs(step), SMALLEST_STEP), step))
         if fits is not None and over is not None and bracket and not fits.quality < quality < over.quality:

@@ -27,6 +27,10 @@ class QualityRange:
         """``quality`` moved into the range; the lowest level for a value that is not a number."""
         return min(max(self.minimum, quality), self.maximum)
 
+    def around(self, quality: float, down: float, up: float) -> "QualityRange":
+        """The part of the range that is at most ``down`` levels below and ``up`` levels above ``quality``."""
+        return QualityRange(self.clip(quality - down), self.clip(quality + up))
+
 
 @dataclass(frozen=True, slots=True)
 class RatePoint:
