@@ -134,17 +134,17 @@ def test_real_encodes_are_what_the_frame_then_costs(codec: Codec, quality: float
 
 
 def test_rates_may_change_between_two_frames(tmp_path: Path) -> None:
-    frames = read_frames(make_clip(tmp_path / "clip.mkv", frames=80))
+    frames = read_frames(make_clip(tmp_path / "clip.mkv", frames=160))
     controller = make_controller("adaptive", bitrate=400_000, framerate=25, pixels=64 * 48)
     encoder = Encoder(ToyCodec(), controller, keyint=1000)
     bits = []
     for index, frame in enumerate(frames):
-        if index == 40:
+        if index == 80:
             controller.set_rates(600_000, 25)
         bits.append(encoder.encode(frame)[1].bits)
     # The first frames of each half still pay for the start, or for the step, and the level moves these bits little.
-    assert np.mean(bits[30:40]) == pytest.approx(400_000 / 25, rel=0.1)
-    assert np.mean(bits[60:80]) == pytest.approx(600_000 / 25, rel=0.1)
+    assert np.mean(bits[60:80]) == pytest.approx(400_000 / 25, rel=0.1)
+    assert np.mean(bits[140:160]) == pytest.approx(600_000 / 25, rel=0.1)
 
 
 def test_decoder_wants_a_keyframe_first() -> None:
@@ -404,7 +404,8 @@ def test_the_last_frames_of_a_file_take_what_is_left(tmp_path: Path, controller:
     stats: list[FrameStats] = []
     target = RateTarget(bitrate=300e3, controller=controller)
     encode_file(str(clip), str(tmp_path / "coded.mkv"), ToyCodec(), target, keyint=16, on_frame=stats.append)
-    assert {each.encodes for each in stats[:-2]} == {1}
+    assert all(each.encodes == 1 for each in stats[3:-2])  # what nobody knows before is coded twice
+    assert all((each.encodes == 2) == (lands and each.index > 0) for each in stats[:3])
     errors = [abs(each.bits / each.target_bits - 1) for each in stats[-2:] if each.target_bits]
     if lands:
         assert max(errors) <= 0.03

@@ -121,11 +121,11 @@ class RateTarget:
             return "capped"
         return "constant" if self.buffer is not None and self.buffer.maxrate == self.bitrate else "peak"
 
-    def window(self, bitrate: float, frame_rate: float) -> int:
-        """Frames that share what one cost too much: the usual number, or a quarter of those that a channel's buffer
-        holds, if fewer, which leaves room for what nobody foresaw."""
+    def window(self, bitrate: float, frame_rate: float) -> int | None:
+        """Frames that share what one cost too much: None for the controller's own number, or, of a constant rate, a
+        quarter of those that the buffer holds, which leaves room for what nobody foresaw."""
         if self.buffer is None or self.policy != "constant":
-            return WINDOW
+            return None
         return min(max(round(self.buffer.size / bitrate * frame_rate / 4), LEAST_WINDOW), WINDOW)
 
     def bits_per_second(self, frame_rate: float, frame_count: int | None) -> float:

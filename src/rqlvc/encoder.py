@@ -240,7 +240,18 @@ class Encoder:
     ) -> "_Attempt":
         """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
         intra = info.intra
+        tries: dict[float, EncodedFrame] = {}
+
+        def cost(level: float) -> int:
+            level = carried_quality(level)
+            if level not in tries:
+                tries[level] = self.codec.encode(frame, level, None if intra else self.state)
+            return 8 * len(tries[level].payload)
+
         decision = self.controller.decide(info)
+        if decision.tentative:
+            tried = carried_quality(decision.quality)
+            decision = self.controller.decide(replace(info, tried=RatePoint(tried, cost(tried))))
         quality, room, left, steady = decision.quality, self.bits_left, None, FREE
         preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
         if bucket is not None:
@@ -258,14 +269,6 @@ class Encoder:
             due, most = landing
             preferred = min(preferred, most)
             least = LAST_USE * min(due, preferred)
-        tries: dict[float, EncodedFrame] = {}
-
-        def cost(level: float) -> int:
-            level = carried_quality(level)
-            if level not in tries:
-                tries[level] = self.codec.encode(frame, level, None if intra else self.state)
-            return 8 * len(tries[level].payload)
-
         near = self.limits if steady == FREE else self.limits.around(decision.quality, *STEADY_LEVELS)
         bounds = Bounds(max(least, steady.least), min(preferred, steady.most))
         level = fit(cost, quality, bounds, limits=near, alpha=decision.alpha, intra=intra)

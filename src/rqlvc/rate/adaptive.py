@@ -25,6 +25,8 @@ from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
 READINGS = 2
 """Times the predicted curve is read, each time at the level that the last reading led to: it is not quite straight."""
+WINDOW = 80
+"""Frames over which a debt is usually paid back. Twice the paper's: over fewer, quality follows the content."""
 WINDOW_RATE, END_RATE = 4.0, 12.0
 """Part of the way that the base goes to what the budget asks for at an inter frame, times the frames of the window, and
 times the frames left, so that the total lands on the target. At an intra frame, where quality may change unseen, it
@@ -33,8 +35,12 @@ SLACK = 4.0
 """Levels that the base stays behind at most."""
 RISE = 6.0
 """Levels that it may rise by from one frame to the next: bits spent in error do not come back."""
-MEMORY, INTRA_MEMORY = 8, 2
-"""Inter and intra frames whose mean cost those to come are expected to have."""
+MEMORY, LAST_MEMORY, INTRA_MEMORY = 32, 8, 2
+"""Frames whose mean cost those to come are expected to have, at most: inter frames of a whole group of pictures, for
+its last ones are predicted from worse ones than its first and cost more at the same level; only the last inter frames
+where hardly more are left to code; and intra frames."""
+UNKNOWN = 2
+"""Inter frames of a scene whose cost nobody knows well: they are coded once to see it."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 BEYOND = 16.0
@@ -65,13 +71,13 @@ class Remaining(NamedTuple):
 class Usual:
     """Mean bits of frames, each brought to the base level of its time, and the mean of these."""
 
-    memory: int
     bits: float = 0.0
     base: float = 0.0
     seen: int = 0
 
-    def observe(self, log_rate: float, base: float) -> None:
-        self.seen = min(self.seen + 1, self.memory)
+    def observe(self, log_rate: float, base: float, memory: int) -> None:
+        """A frame that took ``log_rate`` at ``base``; about as many count as ``memory`` says."""
+        self.seen = min(self.seen + 1, memory)
         self.bits += (math.exp(min(log_rate, MAXIMUM_LOG_BITS)) - self.bits) / self.seen
         self.base += (base - self.base) / self.seen
 
@@ -83,7 +89,7 @@ class Adaptive:
         self.budget = budget
         self.limits = limits
         self._filter = RateFilter(initial_model(False, pixels), initial_model(True, pixels))
-        self._inter, self._intra = Usual(MEMORY), Usual(INTRA_MEMORY)
+        self._inter, self._intra = Usual(), Usual()
         self._base: float | None = None
         self._free = False  # whether the base may go all the way
         self._last_quality = CENTRE
@@ -99,7 +105,9 @@ class Adaptive:
         due = self.budget.due(info)
         context = Context.of(info, self._last_quality)
         offset = level_offset(info, self.budget.pattern.inter)
-        curve = PredictedCurve.through(info.points)
+        if info.tried is not None:
+            state.observe_coded(context, info.tried.quality, log_bits(info.tried.bits))
+        curve = PredictedCurve.through(info.points) if info.tried is None else None
         unread = state.mean, state.covariance
         base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
         for _ in range(READINGS):
@@ -111,7 +119,8 @@ class Adaptive:
         quality = self.limits.clip(base + offset)
         self._base, self._free = base, False
         model = state.model(context)
-        return Decision(quality, model.bits(quality), model.alpha, model.beta)
+        tentative = not (info.intra or info.cut or info.tried) and self._inter.seen < UNKNOWN
+        return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative)
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)
@@ -123,7 +132,8 @@ class Adaptive:
         usual = self._intra if result.info.intra else self._inter
         base = result.quality if self._base is None else self._base
         if self._filter.observe_coded(context, result.quality, log_rate):
-            usual.observe(log_rate - self._filter.difference(context, result.quality, base), base)
+            at_base = log_rate - self._filter.difference(context, result.quality, base)
+            usual.observe(at_base, base, INTRA_MEMORY if result.info.intra else self._memory(result.info))
         else:  # the first frame of a new scene is no example of the next
             usual.seen = 0
         self._last_quality = result.quality
@@ -139,7 +149,7 @@ class Adaptive:
         model = self._filter.model(context)
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
-        wanted = base_level([here, *self._later(after, context, Usual(1, model.bits(near), near))], bits, self.limits)
+        wanted = base_level([here, *self._later(after, context, Usual(model.bits(near), near))], bits, self.limits)
         wanted = min(wanted, self.limits.maximum + BEYOND)
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
@@ -150,6 +160,11 @@ class Adaptive:
             return wanted
         behind = min(max(self._base - wanted, -SLACK), SLACK)
         return wanted + (1 - min(rate, 1.0)) * behind
+
+    def _memory(self, info: FrameInfo) -> int:
+        """Inter frames that tell what others cost."""
+        left = self.budget.frames_left(info)
+        return min(MEMORY, self.budget.window, MEMORY if left is None else max(LAST_MEMORY, left // 2))
 
     def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,

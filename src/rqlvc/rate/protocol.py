@@ -72,6 +72,8 @@ class FrameInfo:
     is neither a debt nor a credit any more."""
     points: tuple[RatePoint, ...] = ()
     """Predicted R-Q points of this frame, from RQNet, a table, or real encodes."""
+    tried: RatePoint | None = None
+    """What this frame costs at some level, where that was asked for (:attr:`Decision.tentative`)."""
 
     @property
     def group_length(self) -> int | None:
@@ -87,6 +89,9 @@ class Decision:
     alpha: float | None = None
     beta: float | None = None
     """Parameters of Q = alpha * ln R + beta (R in bits) behind the decision, where there are such."""
+    tentative: bool = False
+    """Little is known of what the frame costs: if an encode more is affordable, code it at this level to see, and
+    decide again with :attr:`FrameInfo.tried`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.adaptive import Adaptive
+from rqlvc.rate import adaptive
 from rqlvc.rate.allocation import WINDOW, BitBudget
 from rqlvc.rate.icassp24 import Icassp24
 from rqlvc.rate.outlook import Outlook
@@ -31,6 +31,8 @@ class ControllerEntry:
     pass" the controller itself must be given what a first pass found."""
     factory: Factory | None
     """None for those that are made from a quality and not from a bitrate, and for ``two-pass``."""
+    window: int = WINDOW
+    """Frames over which a debt is usually paid back."""
 
     @property
     def meets_bitrate(self) -> bool:
@@ -50,7 +52,8 @@ CONTROLLERS: dict[str, ControllerEntry] = {
             "a steady quality, each frame's cost foretold from predicted points and the frames before; the default",
             "this package",
             "optional",
-            Adaptive,
+            adaptive.Adaptive,
+            adaptive.WINDOW,
         ),
         ControllerEntry(
             "two-pass",
@@ -137,15 +140,15 @@ def make_controller(
     min_quality: float = QUALITY_MIN,
     max_quality: float = QUALITY_MAX,
     weights: Sequence[float] | None = None,
-    window: int = WINDOW,
+    window: int | None = None,
     outlook: Outlook | None = None,
 ) -> Controller:
     """A controller that spends ``bitrate`` bits per second on frames of ``pixels`` luma pixels.
 
     ``total_frames``, or ``FrameInfo.frames_left``, lets it land on the target at the end. ``weights`` are the relative
-    bits of the inter frames of a miniGOP; about ``window`` frames share what one cost too much. ``outlook`` is what a
-    first pass found, for ``two-pass``. Raises
-    :class:`RqlvcError` for an unknown name or bad values.
+    bits of the inter frames of a miniGOP; about ``window`` frames (the controller's own number unless given) share what
+    one cost too much. ``outlook`` is what a first pass found, for ``two-pass``. Raises :class:`RqlvcError` for an
+    unknown name or bad values.
     """
     entry = CONTROLLERS.get(name)
     if entry is None:
@@ -162,7 +165,7 @@ def make_controller(
         raise RqlvcError(f"a frame must have at least one pixel, not {pixels}.")
     if total_frames is not None and total_frames < 1:
         raise RqlvcError(f"the number of frames must be at least 1, not {total_frames}: leave it out if it is unknown.")
-    budget = BitBudget(bitrate, framerate, total_frames, weights, window)
+    budget = BitBudget(bitrate, framerate, total_frames, weights, window or entry.window)
     limits = QualityRange(min_quality, max_quality)
     if outlook is not None:
         return TwoPass(budget, limits, outlook)
