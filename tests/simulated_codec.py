@@ -252,6 +252,9 @@ def run(
         start = time.perf_counter()
         decision = controller.decide(info)
         decided = time.perf_counter()
+        if decision.tentative:
+            tried = RatePoint(decision.quality, simulation.bits(index, decision.quality, last_quality))
+            decision = controller.decide(replace(info, tried=tried))
         quality = round(decision.quality * 64) / 64
         bits = simulation.bits(index, quality, last_quality)
         result = FrameResult(info, quality, bits, mse=1e-3)

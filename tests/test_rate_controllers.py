@@ -67,6 +67,29 @@ def test_adaptive_lands_within_one_percent(law: Law, quality: float, seed: int, 
     assert run(controller_for("adaptive", simulation, total), simulation, points=points).error(total) < 0.01
 
 
+@simulated(40)
+@given(log_factor=st.floats(-1.2, 1.2), slope=st.floats(0.045, 0.1), quality=st.floats(15, 50))
+def test_what_an_inter_frame_costs_in_a_trial_is_believed(log_factor: float, slope: float, quality: float) -> None:
+    def bits(level: float) -> int:
+        return round(6000 * math.exp(slope * (level - quality)))
+
+    def info(index: int, factor: float) -> FrameInfo:
+        points = tuple(RatePoint(level, factor * bits(level)) for level in (10.0, 27.0, 43.0, 60.0))
+        return FrameInfo(index, index == 0, index, 100_000, frames_left=96 - index, frames_to_intra=32, points=points)
+
+    rate = 30 * bits(quality) * 1.3
+    controller = make_controller("adaptive", bitrate=rate, framerate=30, pixels=100_000, total_frames=96)
+    first = controller.decide(info(0, 8.0))
+    assert not first.tentative
+    controller.update(FrameResult(info(0, 8.0), first.quality, 8 * bits(first.quality), 1e-3))
+    tentative = controller.decide(info(1, math.exp(log_factor)))
+    assert tentative.tentative
+    tried = RatePoint(tentative.quality, bits(tentative.quality))
+    decision = controller.decide(replace(info(1, math.exp(log_factor)), tried=tried))
+    assert not decision.tentative
+    assert decision.target_bits == pytest.approx(bits(decision.quality), rel=0.2)
+
+
 @simulated(12)
 @given(scenes=st.tuples(laws, laws, laws), seed=st.integers(0, 1000), predicted=st.booleans(), end_known=st.booleans())
 def test_adaptive_settles_again_after_every_cut(

@@ -398,6 +398,17 @@ def test_intra_frame_knows_how_far_it_predicts_the_next() -> None:
     assert [info.novelty for info in controller.infos if not info.intra] == [None] * 3
 
 
+def test_a_bitrate_is_met_where_every_fifth_frame_was_dropped(tmp_path: Path) -> None:
+    times = [1000 * (index + index // 4) // 25 for index in range(120)]
+    clip = make_clip(tmp_path / "clip.mkv", frames=len(times), times=times)  # which is told to have 150 frames
+    for options in ({}, {"buffer": Buffer(250e3, 250e3)}):
+        coded = str(tmp_path / "coded.mkv")
+        summary = encode_file(
+            str(clip), coded, ToyCodec(), RateTarget(bitrate=250e3, **options), keyint=30, overwrite=True
+        )
+        assert summary.bitrate == pytest.approx(250e3, rel=0.01)
+
+
 @pytest.mark.parametrize(("controller", "lands"), [("adaptive", True), ("no-rqnet", False)])
 def test_the_last_frames_of_a_file_take_what_is_left(tmp_path: Path, controller: str, lands: bool) -> None:
     clip = make_clip(tmp_path / "clip.mkv", frames=45)

@@ -26,8 +26,10 @@ from rqlvc.summary import FrameStats, Summary, Totals
 
 PACE_FRAMES = 8
 """Frames whose time stamps it takes to judge the frame rate."""
-PACE_CHANGE = 0.1
+PACE_CHANGE = 0.02
 """Relative change of the frame rate that a controller is told."""
+PACE_WINDOW = 40
+"""Frames over which it is made good that those before lasted longer or shorter than the controller was told."""
 
 
 def encode_file(
@@ -101,11 +103,11 @@ def encode_file(
             encoder: Encoder | None = None
             cut = False
             for picture in pictures:
-                frame, cut, last = picture.frame, cut or picture.cut, picture.last
+                frame, cut = picture.frame, cut or picture.cut
                 encoder = encoder or new_encoder(index=picture.number)
-                frames_left = None if reader.frame_count is None else max(reader.frame_count - picture.number, 1)
-                if last is not None and frames_left is not None:  # the count may be an estimate
-                    frames_left = 1 if last else max(frames_left, 2)
+                frames_left = picture.left
+                if frames_left is None and reader.frame_count is not None:  # which may be an estimate
+                    frames_left = max(reader.frame_count - picture.number, view + 1)
                 if follower is not None:
                     follower.follow(encoder, frame.time, on_target)
                 if encoder.drops(frame.time):
@@ -174,6 +176,9 @@ class _Follower:
     bitrate: float
     frame_rate: float
     schedule: deque[tuple[Fraction, float]]
+    _frames: int = 0
+    _told: float = 0.0
+    """Seconds that so many frames last, as the controller was told."""
 
     def follow(self, encoder: Encoder, time: Fraction, on_target: Callable[[float], None]) -> None:
         """Tell ``encoder`` what has become another by ``time`` (seconds), that of its next frame."""
@@ -181,11 +186,15 @@ class _Follower:
             since, self.bitrate = self.schedule.popleft()
             encoder.set_rates(self.bitrate, self.frame_rate, time=since)
             on_target(self.bitrate)
-        mean = encoder.index / float(time) if time > 0 else self.frame_rate
-        if encoder.index >= PACE_FRAMES and abs(mean / self.frame_rate - 1) > PACE_CHANGE:
-            self.frame_rate = mean
+        self._told += (encoder.index - self._frames) / self.frame_rate
+        self._frames = encoder.index
+        if self._frames < PACE_FRAMES or time <= 0:
+            return
+        duration = float(time) / self._frames + (float(time) - self._told) / PACE_WINDOW
+        if duration > 0 and abs(duration * self.frame_rate - 1) > PACE_CHANGE:
+            self.frame_rate = 1 / duration
             maxrate = None if encoder.bucket is None else float(encoder.bucket.rate)
-            encoder.set_rates(self.bitrate, mean, maxrate=maxrate)
+            encoder.set_rates(self.bitrate, self.frame_rate, maxrate=maxrate)
 
 
 class _Picture(NamedTuple):
@@ -198,8 +207,8 @@ class _Picture(NamedTuple):
     """Those after it in the same scene, as far as they were waited for."""
     cut_ahead: bool = False
     """Whether another scene begins after these."""
-    last: bool | None = None
-    """Whether it is; None where none was waited for."""
+    left: int | None = None
+    """Frames from this one to the last, both included, where the end is in view."""
 
 
 def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, view: int) -> Iterator[_Picture]:
@@ -216,8 +225,9 @@ def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, view: 
             waiting.append(picture)
         if waiting and (picture is None or len(waiting) > view):
             now = waiting.popleft()
+            left = len(waiting) + 1 if picture is None else None
             scene = tuple(later.frame for later in takewhile(lambda later: not later.cut, waiting))
-            yield now._replace(ahead=scene, cut_ahead=len(scene) < len(waiting), last=not waiting)
+            yield now._replace(ahead=scene, cut_ahead=len(scene) < len(waiting), left=left)
 
 
 def _group_starts(keyint: int) -> Callable[[_Picture], bool]:

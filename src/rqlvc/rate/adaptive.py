@@ -41,6 +41,8 @@ its last ones are predicted from worse ones than its first and cost more at the 
 where hardly more are left to code; and intra frames."""
 UNKNOWN = 2
 """Inter frames of a scene whose cost nobody knows well: they are coded once to see it."""
+NEW_RATE = 0.1
+"""Change of ln(bits per frame) beyond which the base may go all the way: it was asked for."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 BEYOND = 16.0
@@ -139,8 +141,9 @@ class Adaptive:
         self._last_quality = result.quality
 
     def set_rates(self, bitrate: float, framerate: float) -> None:
+        before = self.budget.frame_bits
         self.budget.set_rates(bitrate, framerate)
-        self._free = True
+        self._free = self._free or abs(math.log(self.budget.frame_bits / before)) > NEW_RATE
 
     def _next_base(self, info: FrameInfo, context: Context, due: Due, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
