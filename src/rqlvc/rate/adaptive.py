@@ -18,7 +18,7 @@ import numpy as np
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
 from rqlvc.rate.initial import initial_model, ratio_change
-from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
+from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
 from rqlvc.rate.outlook import Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
@@ -120,7 +120,7 @@ class Adaptive:
             base = self._next_base(info, context, due, base)
         quality = self.limits.clip(base + offset)
         self._base, self._free = base, False
-        model = state.model(context)
+        model = self._model(info, context)
         tentative = not (info.intra or info.cut or info.tried) and self._inter.seen < UNKNOWN
         return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative)
 
@@ -149,7 +149,7 @@ class Adaptive:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
         thought to be ``near`` some level."""
         bits = max(due.bits, FLOOR_SHARE * due.frames * self.budget.frame_bits)
-        model = self._filter.model(context)
+        model = self._model(info, context)
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         wanted = base_level([here, *self._later(after, context, Usual(model.bits(near), near))], bits, self.limits)
@@ -163,6 +163,11 @@ class Adaptive:
             return wanted
         behind = min(max(self._base - wanted, -SLACK), SLACK)
         return wanted + (1 - min(rate, 1.0)) * behind
+
+    def _model(self, info: FrameInfo, context: Context) -> LogarithmicModel:
+        """Of the frame in hand: as the filter has it, but through what a trial has shown."""
+        model = self._filter.model(context)
+        return model if info.tried is None else model.through(info.tried)
 
     def _memory(self, info: FrameInfo) -> int:
         """Inter frames that tell what others cost."""
