@@ -21,7 +21,6 @@ from rqlvc.rate.buffer import (
     FREE,
     LARGEST,
     NEW_RATE,
-    STEADY_LEVELS,
     Bounds,
     Bucket,
     Buffer,
@@ -30,6 +29,7 @@ from rqlvc.rate.buffer import (
     fit,
     lost_credit,
     plan,
+    steady_levels,
 )
 from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.hierarchy import fading
@@ -256,7 +256,7 @@ class Encoder:
         preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
         if bucket is not None:
             frame_bits = float(bucket.rate) / self.frame_rate
-            if self._steady is not None and not (info.intra or info.cut):
+            if self._steady is not None and not (intra or info.cut):
                 steady = self._steady.bounds(bucket, self._brought(bucket))
             planned = plan(
                 decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy, steady=steady
@@ -269,7 +269,7 @@ class Encoder:
             due, most = landing
             preferred = min(preferred, most)
             least = LAST_USE * min(due, preferred)
-        near = self.limits if steady == FREE else self.limits.around(decision.quality, *STEADY_LEVELS)
+        near = steady_levels(decision.quality, steady, self.limits)
         bounds = Bounds(max(least, steady.least), min(preferred, steady.most))
         level = fit(cost, quality, bounds, limits=near, alpha=decision.alpha, intra=intra)
         if level is None and steady != FREE:

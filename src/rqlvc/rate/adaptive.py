@@ -107,9 +107,11 @@ class Adaptive:
         due = self.budget.due(info)
         context = Context.of(info, self._last_quality)
         offset = level_offset(info, self.budget.pattern.inter)
-        if info.tried is not None:
+        if info.tried is None:
+            curve = PredictedCurve.through(info.points)
+        else:  # predicted points were read before the trial
+            curve = None
             state.observe_coded(context, info.tried.quality, log_bits(info.tried.bits))
-        curve = PredictedCurve.through(info.points) if info.tried is None else None
         unread = state.mean, state.covariance
         base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
         for _ in range(READINGS):

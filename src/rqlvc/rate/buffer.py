@@ -10,7 +10,6 @@ Fullness is counted in fractions: what fits here fits in every later check of th
 """
 
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -155,9 +154,14 @@ def plan(
     return Plan(quality, curve.bits(quality))
 
 
+def steady_levels(quality: float, steady: Bounds, limits: QualityRange) -> QualityRange:
+    """The levels that a frame may be moved to from ``quality`` so that it keeps to ``steady``."""
+    return limits if steady == FREE else limits.around(quality, *STEADY_LEVELS)
+
+
 def _steadied(quality: float, curve: LogarithmicModel, steady: Bounds, limits: QualityRange) -> float:
     """The level nearest to ``quality``, and near enough, at which a frame is expected within the bounds."""
-    bits, near = curve.bits(quality), limits.around(quality, *STEADY_LEVELS)
+    bits, near = curve.bits(quality), steady_levels(quality, steady, limits)
     if bits > AIM * steady.most:
         return near.clip(curve.quality(AIM * steady.most))
     return near.clip(curve.quality(steady.least / AIM)) if bits < steady.least else quality
@@ -180,7 +184,7 @@ class SteadyRate:
     """Time from which on seconds count."""
     balance: float = 0.0
     """Bits that all frames took less what the channel brought."""
-    _before: deque[tuple[Fraction, float]] = field(default_factory=deque)
+    _before: list[tuple[Fraction, float]] = field(default_factory=list)
     """The balance before each frame of the last second, with the frame's time."""
 
     def restart(self, time: Fraction) -> None:
@@ -194,7 +198,7 @@ class SteadyRate:
         if bucket.time < self.since:
             return FREE
         off = max(STEADY * float(bucket.rate) * SECOND, STEADY_FRAMES * brought)
-        past = [balance for time, balance in self._before if time > bucket.time - SECOND] + [self.balance]
+        past = [self.balance, *(balance for _, balance in self._last_second(bucket.time))]
         own = self.balance - brought
         most = min(past) + off - own
         least = max(past) - off - own if bucket.fullness >= Fraction(SPARE) * bucket.size else 0.0
@@ -204,11 +208,12 @@ class SteadyRate:
         """A frame at the time of ``bucket`` took ``bits``; ``cut``: another scene begins with it."""
         if cut or bits > self.bounds(bucket, brought).most:
             self.restart(bucket.time)
-        while self._before and self._before[0][0] <= bucket.time - SECOND:
-            self._before.popleft()
         if bucket.time >= self.since:
-            self._before.append((bucket.time, self.balance))
+            self._before = [*self._last_second(bucket.time), (bucket.time, self.balance)]
         self.balance += bits - brought
+
+    def _last_second(self, time: Fraction) -> list[tuple[Fraction, float]]:
+        return [(then, balance) for then, balance in self._before if then > time - SECOND]
 
 
 def lost_credit(credit: float, bucket: Bucket) -> float:
