@@ -271,9 +271,14 @@ def vectors_of(x: float, y: float, rows: int, columns: int, batch: int = 1) -> T
     return torch.tensor([float(x), float(y)]).reshape(1, 2, 1, 1).expand(batch, 2, rows, columns)
 
 
+def moved(planes: Planes, vectors: Tensor, overlapped: bool = False) -> Planes:
+    """``planes`` by ``vectors`` (N, 2, h, w)."""
+    return compensate([planes], torch.nn.functional.pad(vectors, (0, 0, 0, 0, 0, 1)), overlapped)
+
+
 def moved_luma(plane: Tensor, vectors: Tensor) -> Tensor:
     n, _, height, width = plane.shape
-    return compensate(Planes(plane, plane.new_zeros(n, 2, height // 2, width // 2)), vectors).luma
+    return moved(Planes(plane, plane.new_zeros(n, 2, height // 2, width // 2)), vectors).luma
 
 
 HALF_STEP = 0.501 / 255  # of 8 bits
@@ -310,17 +315,17 @@ def scene(height: int, width: int) -> Planes:
 
 def test_without_motion_the_reference_is_repeated_exactly() -> None:
     planes = scene(32, 48)
-    still = compensate(planes, vectors_of(0, 0, 4, 6, batch=2))
+    still = moved(planes, vectors_of(0, 0, 4, 6, batch=2), overlapped=True)
     assert torch.equal(still.luma, planes.luma) and torch.equal(still.chroma, planes.chroma)
 
 
 def test_whole_motion_shifts_and_borders_repeat() -> None:
     planes = scene(32, 48)
-    moved = compensate(planes, vectors_of(4 * PEL, -2 * PEL, 4, 6, batch=2))
-    assert torch.allclose(moved.luma[:, :, 2:, :-4], planes.luma[:, :, :-2, 4:], atol=1e-4)
-    assert torch.allclose(moved.chroma[:, :, 1:, :-2], planes.chroma[:, :, :-1, 2:], atol=1e-4)
+    shifted = moved(planes, vectors_of(4 * PEL, -2 * PEL, 4, 6, batch=2), overlapped=True)
+    assert torch.allclose(shifted.luma[:, :, 2:, :-4], planes.luma[:, :, :-2, 4:], atol=1e-4)
+    assert torch.allclose(shifted.chroma[:, :, 1:, :-2], planes.chroma[:, :, :-1, 2:], atol=1e-4)
     for distance, corner in ((-1e4, slice(0, 1)), (1e4, slice(-1, None))):
-        far = compensate(planes, vectors_of(distance, distance, 4, 6, batch=2))
+        far = moved(planes, vectors_of(distance, distance, 4, 6, batch=2), overlapped=True)
         for plane, there in zip(planes, far, strict=True):
             assert torch.allclose(there, plane[..., corner, corner].expand_as(there), atol=1e-5)
 
@@ -329,24 +334,41 @@ def test_each_block_of_each_picture_moves_by_its_own_vector() -> None:
     """Luma as the search sees it, block by block."""
     planes = scene(32, 48)
     vectors = torch.randint(-60, 61, (2, 2, 4, 6), generator=torch.Generator().manual_seed(5))
-    moved = compensate(planes, vectors.float()).luma[:, 0]
+    luma = moved(planes, vectors.float()).luma[:, 0]
     fine = quarter_pel(planes.luma, MARGIN)
     for n, i, j in np.ndindex(2, 4, 6):
         x, y = vectors[n, :, i, j].tolist()
         top, left = 8 * i + y // PEL + MARGIN, 8 * j + x // PEL + MARGIN
         expected = fine[n, y % PEL, x % PEL, top : top + 8, left : left + 8]
-        block = moved[n, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].clamp(0, 1)
+        block = luma[n, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].clamp(0, 1)
         assert torch.allclose(block, expected / 255, atol=HALF_STEP)
 
 
-def test_compiled_compensation_is_the_trained_one() -> None:
-    planes = scene(32, 48)
-    vectors = torch.randint(-200, 201, (2, 2, 4, 6), generator=torch.Generator().manual_seed(6)).float()
-    trained = compensate(planes, vectors)
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_compiled_compensation_is_the_trained_one(overlapped: bool) -> None:
+    generator = torch.Generator().manual_seed(6)
+    pictures = [scene(32, 48), Planes(*(plane.flip(0) for plane in scene(32, 48)))]
+    vectors = torch.randint(-200, 201, (2, 2, 4, 6), generator=generator).float()
+    vectors[:, :, 2:, :3] = vectors[:, :, 2:3, :1]  # some blocks move as their neighbours do
+    motion = torch.cat([vectors, torch.randint(0, 2, (2, 1, 4, 6), generator=generator)], dim=1)
+    trained = compensate(pictures, motion, overlapped)
     with torch.no_grad():  # where no gradient is asked for, a compiled loop moves the blocks
-        compiled = compensate(planes, vectors)
+        compiled = compensate(pictures, motion, overlapped)
     for plane, other in zip(compiled, trained, strict=True):
         assert torch.allclose(plane, other, atol=1e-6)
+
+
+def test_overlapped_blocks_blend_at_edges_of_motion_only() -> None:
+    """Two pictures of one shade each: what a sample has of the other is the share of the neighbour's vector."""
+    pictures = [Planes(torch.full((1, 1, 32, 32), shade), torch.full((1, 2, 16, 16), shade)) for shade in (0.0, 1.0)]
+    motion = torch.zeros(1, 3, 4, 4)
+    motion[:, 2, :, 2:] = 1  # the right half
+    luma, chroma = compensate(pictures, motion, overlapped=True)
+    across = luma[0, 0, 0]
+    assert torch.allclose(luma, across.expand_as(luma), atol=1e-6)  # nothing differs from above or below
+    assert torch.allclose(across + across.flip(0), torch.ones(32), atol=1e-6)
+    assert (across[:11] == 0).all() and (across[11:].diff()[:5] > 0).all() and 0.25 < across[15] < 0.3
+    assert torch.allclose(chroma[0, 0, 0], across.reshape(16, 2).mean(dim=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("vector", range(9))
@@ -354,12 +376,12 @@ def test_chroma_moves_by_eighths(vector: int) -> None:
     x = torch.arange(48)
     wave = torch.sin(x * 0.4)
     planes = Planes(torch.zeros(1, 1, 32, 96), wave.expand(1, 2, 16, -1))
-    moved = compensate(planes, vectors_of(vector, 0, 4, 12)).chroma
+    chroma = moved(planes, vectors_of(vector, 0, 4, 12)).chroma
     inner = slice(4, -5)  # away from the repeated border
     expected = torch.sin((x + vector / 8) * 0.4)
-    assert torch.allclose(moved[..., inner], expected[inner].expand(1, 2, 16, -1), atol=0.02)
+    assert torch.allclose(chroma[..., inner], expected[inner].expand(1, 2, 16, -1), atol=0.02)
     planes = Planes(planes.luma.mT, planes.chroma.mT)
-    assert torch.allclose(compensate(planes, vectors_of(0, vector, 12, 4)).chroma, moved.mT, atol=1e-5)
+    assert torch.allclose(moved(planes, vectors_of(0, vector, 12, 4)).chroma, chroma.mT, atol=1e-5)
 
 
 def test_vectors_are_followed_to_the_picture_before() -> None:
@@ -371,25 +393,27 @@ def test_vectors_are_followed_to_the_picture_before() -> None:
     assert torch.equal(follow(moving, last) - moving, expected)
 
 
-def test_vectors_to_the_picture_before_pass_the_reference_half_way() -> None:
-    motion = torch.tensor([[6.0, 7.0, -7.0, 7.0], [-2.0, -1.0, 0.0, -1.0], [1.0, 1.0, 1.0, 0.0]]).reshape(1, 3, 1, 4)
-    assert towards_reference(motion)[0, :, 0].tolist() == [[3.0, 4.0, -3.0, 7.0], [-1.0, 0.0, 0.0, -1.0]]
+def test_vectors_to_older_pictures_pass_the_reference_on_their_way() -> None:
+    motion = torch.tensor([[6.0, 7.0, -7.0, 7.0, 14.0], [-2.0, -1.0, 0.0, -1.0, -9.0], [1.0, 1.0, 1.0, 0.0, 2.0]])
+    passed = towards_reference(motion.reshape(1, 3, 1, 5), (1, 2, 5))
+    assert passed[0, :, 0].tolist() == [[3.0, 4.0, -3.0, 7.0, 3.0], [-1.0, 0.0, 0.0, -1.0, -2.0]]
 
 
 def test_a_block_is_predicted_from_the_picture_that_its_vector_reaches_to() -> None:
-    moved, past = scene(32, 48), scene(48, 32)
-    past = Planes(past.luma.mT, past.chroma.mT)
+    pictures = [scene(32, 48), *(Planes(*(plane.roll(shift, -1) for plane in scene(32, 48))) for shift in (8, 16))]
     motion = torch.zeros(2, 3, 4, 6)
-    motion[:, 2, 1, 2:4] = 1
-    prediction, _ = Prediction(False, False)(moved, past, motion, torch.tensor([20.0, 40.0]))  # refines nothing yet
-    shown = unfold(prediction, 4)
-    for plane, first, second, block in zip(shown, moved, past, (8, 4), strict=True):
-        older = motion[:, 2:].repeat_interleave(block, 2).repeat_interleave(block, 3) > 0
-        assert torch.equal(plane, torch.where(older, second, first))
+    motion[:, 2, 1, 2:4], motion[:, 2, 2, 5] = 1, 2
+    samples = compensate(pictures, motion, overlapped=False)
+    vectors, quality = torch.zeros(2, 2, 4, 6), torch.tensor([20.0, 40.0])
+    prediction, _ = Prediction(False, False)(samples, pictures[1], motion, vectors, quality)  # refines nothing yet
+    for plane, shown, block, *planes in zip(samples, unfold(prediction, 4), (8, 4), *pictures, strict=True):
+        reach = motion[:, 2:].repeat_interleave(block, 2).repeat_interleave(block, 3)
+        assert torch.equal(plane, sum(other * (reach == index) for index, other in enumerate(planes)))
+        assert torch.equal(plane, shown)
 
 
 def nothing_known() -> MotionContext:
-    return MotionContext(None, untrained().motion_contexts[None], True)
+    return MotionContext(None, (1,), untrained().motion_contexts[None], True)
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (5.0, -3.0), (-17.0, 11.0), (2.25, -0.75), (-6.5, 4.0)])
@@ -399,7 +423,7 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
     fine = [quarter_pel(reference, MARGIN)]
     field = vectors_of(motion[0] * PEL, motion[1] * PEL, height // 8, width // 8)
     luma = moved_luma(reference, field)
-    found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.04]))
+    found = block_search(luma, reference, fine, [], nothing_known(), torch.tensor([0.04]))
     assert torch.equal(found, found.round()) and not found[:, 2].any()
     found = found[:, :2]
     inside = (found == field).all(dim=1)[0, 3:-3, 3:-3]  # blocks whose match lies inside the reference
@@ -413,8 +437,8 @@ def test_block_search_follows_the_last_motion_where_nothing_tells() -> None:
     last = torch.nn.functional.pad(vectors_of(17, -32, 8, 8), (0, 0, 0, 0, 0, 1))
     contexts = untrained().motion_contexts[None]
     for before, expected in ((last, last), (None, torch.zeros_like(last))):
-        known = MotionContext(before, contexts, True)
-        found = block_search(flat, flat, [quarter_pel(flat, MARGIN)], known, torch.tensor([0.1]))
+        known = MotionContext(before, (1,), contexts, True)
+        found = block_search(flat, flat, [quarter_pel(flat, MARGIN)], [], known, torch.tensor([0.1]))
         assert torch.equal(found, expected)
 
 
@@ -427,7 +451,7 @@ def test_block_search_splits_a_square_only_for_a_reason() -> None:
     noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(3)) * 0.01
     luma = moved_luma(reference, field) + noise
     fine = [quarter_pel(reference, MARGIN)]
-    found = block_search(luma, reference, fine, nothing_known(), torch.tensor([0.1]))
+    found = block_search(luma, reference, fine, [], nothing_known(), torch.tensor([0.1]))
     assert torch.equal(found[:, :2], field)
 
 
@@ -436,15 +460,18 @@ def test_block_search_finds_in_the_picture_before_what_the_reference_lacks() -> 
     there = torch.cat([vectors_of(4, 2, 12, 16), torch.ones(1, 1, 12, 16)], dim=1)
     luma, reference = moved_luma(past, there[:, :2]), moved_luma(past, vectors_of(2, 1, 12, 16))
     reference[..., 32:64, 48:96] = 0.5  # something passes in front
-    known = nothing_known()._replace(last=torch.zeros(1, 3, 12, 16))
     fine = [quarter_pel(picture, MARGIN) for picture in (reference, past)]
-    found = block_search(luma, reference, fine, known, torch.tensor([0.04]))
-    assert torch.equal(found[..., 4:8, 6:12], there[..., 4:8, 6:12])
-    only = block_search(luma, reference, fine[:1], known._replace(last=None), torch.tensor([0.04]))
+    for distances in ((1, 2), (1, 2, 7)):  # beside the picture before there may be one that shows nothing of this
+        known = nothing_known()._replace(last=torch.zeros(1, 3, 12, 16), distances=distances)
+        pictures = [*fine, torch.full_like(fine[0], 128)][: len(distances)]
+        through = [vectors_of(2, 1, 12, 16), vectors_of(0, 0, 12, 16)][: len(distances) - 1]
+        found = block_search(luma, reference, pictures, through, known, torch.tensor([0.04]))
+        assert torch.equal(found[..., 4:8, 6:12], there[..., 4:8, 6:12])
+    only = block_search(luma, reference, fine[:1], [], nothing_known(), torch.tensor([0.04]))
     assert not only[:, 2].any()
 
 
-def test_what_comes_back_is_taken_from_the_picture_before(codec: NeuralCodec) -> None:
+def test_what_comes_back_is_taken_from_a_picture_that_was_kept(codec: NeuralCodec) -> None:
     """Two scenes take turns; from the third frame on, each is at hand."""
     (first,) = moving_frames(96, 80, 1)
     second = Frame(first.y[::-1].copy(), first.u, first.v)

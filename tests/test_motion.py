@@ -10,11 +10,29 @@ from hypothesis.extra import numpy as arrays
 
 from rqlvc.codec.binary import Contexts, contexts_from, counter, decide, finish, fresh_contexts, reader, writer
 from rqlvc.codec.entropy import Estimator, MotionContext, PacketCoder
-from rqlvc.codec.motion import CANDIDATES, CONTEXTS, VECTOR_LIMIT, as_field, code_field, find_candidates, surroundings
+from rqlvc.codec.motion import (
+    CANDIDATES,
+    CONTEXTS,
+    EXPECTED,
+    FACTS,
+    NEAR_BLOCKS,
+    VECTOR_LIMIT,
+    as_field,
+    code_field,
+    find_candidates,
+    rescaled,
+    surroundings,
+)
+from rqlvc.codec.references import PICTURES
 from small_streams import SHIPPED, neural_codec
 
 unhurried = settings(deadline=None)  # the first call compiles
 Field = npt.NDArray[np.int32]
+
+
+def distances_of(last: Field | None) -> tuple[int, ...]:
+    """To the pictures there are: after an intra frame one, otherwise three."""
+    return (1,) if last is None else (1, 3, 8)
 
 
 @st.composite
@@ -23,7 +41,7 @@ def fields(draw: st.DrawFn, limit: int = VECTOR_LIMIT) -> tuple[Field, Field | N
     h, w = 2 * draw(st.integers(1, 5)), 2 * draw(st.integers(1, 6))
     component = st.integers(-limit, limit)
     last = draw(st.sampled_from(["none", "same", "other"]))
-    picture = st.integers(0, 0 if last == "none" else 1)
+    picture = st.integers(0, 0 if last == "none" else PICTURES - 1)
     field = np.broadcast_to(np.array([draw(component), draw(component), draw(picture)], np.int32), (h, w, 3)).copy()
     changed = draw(arrays.arrays(np.bool_, (h, w), fill=st.just(False)))
     field[changed, :2] = draw(arrays.arrays(np.int32, (int(changed.sum()), 2), elements=component))
@@ -35,7 +53,7 @@ def fields(draw: st.DrawFn, limit: int = VECTOR_LIMIT) -> tuple[Field, Field | N
 
 def written(field: Field, last: Field | None, contexts: Contexts, predicted: bool = True) -> bytes:
     coder = writer(4 * field.size)
-    code_field(coder, contexts, surroundings(field.copy(), last, predicted))
+    code_field(coder, contexts, surroundings(field.copy(), last, distances_of(last), predicted))
     return finish(coder)
 
 
@@ -47,7 +65,7 @@ def test_every_field_comes_back(case: tuple[Field, Field | None], predicted: boo
     for _ in range(2):  # the second time with contexts that have learnt
         data = written(field, last, encoder, predicted)
         decoded = np.zeros_like(field)
-        code_field(reader(data), decoder, surroundings(decoded, last, predicted))
+        code_field(reader(data), decoder, surroundings(decoded, last, distances_of(last), predicted))
         assert np.array_equal(decoded, field) and np.array_equal(encoder, decoder)
 
 
@@ -58,7 +76,7 @@ def test_what_is_counted_is_what_is_written(case: tuple[Field, Field | None]) ->
     contexts = fresh_contexts(CONTEXTS)
     size = 8 * len(written(field, last, contexts.copy()))
     coder = counter(CONTEXTS)
-    code_field(coder, contexts, surroundings(field.copy(), last, True))
+    code_field(coder, contexts, surroundings(field.copy(), last, distances_of(last), True))
     assert abs(float(coder.bits[0]) - size) < 12 + 0.02 * size
 
 
@@ -67,27 +85,35 @@ def test_what_is_counted_is_what_is_written(case: tuple[Field, Field | None]) ->
 def test_any_bytes_decode_to_motion_within_limits(data: bytes, predicted: bool, first: bool) -> None:
     field = np.zeros((4, 6, 3), np.int32)
     last = None if first else np.full((4, 6, 3), (VECTOR_LIMIT, -VECTOR_LIMIT, 0), np.int32)
-    code_field(reader(data), fresh_contexts(CONTEXTS), surroundings(field, last, predicted))
+    code_field(reader(data), fresh_contexts(CONTEXTS), surroundings(field, last, distances_of(last), predicted))
     assert np.abs(field).max() <= VECTOR_LIMIT
-    assert set(field[..., 2].flat) <= ({0} if first else {0, 1})
+    assert set(field[..., 2].flat) <= set(range(1 if first else PICTURES))
 
 
-def test_vectors_to_the_other_picture_are_doubled_or_halved() -> None:
-    """A candidate is what a neighbour has; what a new vector differs from is what it would have to either picture."""
+def test_vectors_to_other_pictures_are_scaled_by_distance() -> None:
+    """A candidate is what a neighbour has; what a new vector differs from is what it would have to each picture."""
     field = np.zeros((4, 6, 3), np.int32)
     field[0, 2:4] = 9, -5, 0  # above the block (2, 3)
     field[0:2, 4:] = -VECTOR_LIMIT, 4, 0  # above right
     field[1, 2:4] = 9, -5, 0
     field[2:4, 0:2] = 21, -11, 1  # left of the square from (2, 2) on
-    found = np.zeros((CANDIDATES + 3, 3), np.int32)
-    last = np.full_like(field, 1)
-    find_candidates(surroundings(field, last, True), 2, 2, 2, found)
-    expected = [[21, -11, 1], [9, -5, 0], [-VECTOR_LIMIT, 4, 0], [1, 1, 1], [0, 0, 0]]
+    found = np.zeros((FACTS + 1, 3), np.int32)
+    last = np.full_like(field, 2)
+    find_candidates(surroundings(field, last, (1, 2, 5), True), 2, 2, 2, found)
+    expected = [[21, -11, 1], [9, -5, 0], [-VECTOR_LIMIT, 4, 0], [2, 2, 2], [0, 0, 0]]
     assert found[:CANDIDATES].tolist() == expected
-    assert found[CANDIDATES:, :2].tolist() == [[9, -5], [18, -10], [5, 3]]  # medians; number and spread
-    assert found[CANDIDATES + 2, 2] == 2  # to the left and in the last frame
-    find_candidates(surroundings(field, None, True), 2, 2, 2, found)
-    assert found[CANDIDATES + 2, 2] == -1
+    assert found[EXPECTED:FACTS, :2].tolist() == [[9, -5], [18, -10], [45, -25]]  # medians
+    assert found[FACTS].tolist() == [5, 3, 2 + NEAR_BLOCKS]  # number, spread; to the left and in the last frame; there
+    find_candidates(surroundings(field, None, (1,), True), 2, 2, 2, found)
+    assert found[FACTS].tolist() == [4, 3, 1]
+
+
+def test_motion_is_rescaled_to_other_distances() -> None:
+    motion = torch.tensor([[9.0, 9.0, -7.0, VECTOR_LIMIT], [-1.0, 2.0, 3.0, 0.0], [0.0, 1.0, 2.0, 1.0]])
+    after = rescaled(motion.reshape(1, 3, 1, 4), (1, 2, 4), (1, 3, 5))[0, :, 0]
+    assert after.tolist() == [[9, 14, -9, VECTOR_LIMIT], [-1, 3, 4, 0], [0, 1, 2, 1]]
+    with pytest.raises(IndexError):
+        rescaled(motion.reshape(1, 3, 1, 4), (1, 2, 4), (1, 2))
 
 
 @given(
@@ -140,7 +166,7 @@ def test_the_three_coders_agree() -> None:
     vectors = last.clone()
     vectors[:, :2, 2:4, 3:5] += 3
     vectors[:, 2, 1:3] = 1
-    known = MotionContext(last, torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
+    known = MotionContext(last, (1, 2), torch.from_numpy(fresh_contexts(CONTEXTS))[None], True)
     encoder, estimator = PacketCoder(writer(10**4), {}), Estimator()
     coded, after = encoder.motion(vectors, known, (6, 8))
     counted, also_after = estimator.motion(vectors, known, (6, 8))

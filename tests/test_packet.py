@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rqlvc.codec.neural import CodecState, NeuralCodec
-from rqlvc.codec.packet import SIZE_MAX, SIZE_MIN, VERSION, Packet, check_size, read_packet, write_packet
+from rqlvc.codec.packet import CHECKSUM_MASK, SIZE_MAX, SIZE_MIN, VERSION, Packet, check_size, read_packet, write_packet
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS, carried_quality
+from rqlvc.codec.references import PICTURES
 from rqlvc.errors import RqlvcError
 from small_streams import encode_stream, moving_frames, neural_codec
 
@@ -19,13 +20,13 @@ MEMORY_GROWTH_KIB = 300 * 1024
 SECONDS_EACH = 2.0
 
 sides = st.integers(SIZE_MIN, SIZE_MAX)
-packets = st.builds(
-    Packet,
-    st.integers(0, int(QUALITY_MAX) * QUALITY_STEPS).map(lambda steps: steps / QUALITY_STEPS),
-    st.integers(0, 0xFFFF),
-    st.none() | st.tuples(sides, sides),
-    st.binary(max_size=64),
+levels = st.integers(0, int(QUALITY_MAX) * QUALITY_STEPS).map(lambda steps: steps / QUALITY_STEPS)
+checksums = st.integers(0, CHECKSUM_MASK)
+contents = st.binary(max_size=64)
+packets = st.builds(Packet, levels, checksums, st.tuples(sides, sides), contents) | st.builds(
+    Packet, levels, checksums, st.none(), contents, st.integers(0, PICTURES - 1)
 )
+INTRA_HEADER, INTER_HEADER = 10, 4  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +37,18 @@ def codec() -> NeuralCodec:
 @given(packets)
 def test_what_is_written_is_read(packet: Packet) -> None:
     payload = write_packet(packet)
-    read = read_packet(payload)
-    assert (read.quality, read.checksum, read.size) == (packet.quality, packet.checksum, packet.size)
-    assert read.data == packet.data
-    assert len(payload) <= len(packet.data) + (11 if packet.intra else 5)
+    assert read_packet(payload) == packet
+    assert len(payload) == len(packet.data) + (INTRA_HEADER if packet.intra else INTER_HEADER)
 
 
 @given(packets, st.data())
 def test_a_header_cut_anywhere_is_an_error(packet: Packet, data: st.DataObject) -> None:
-    header = 11 if packet.intra else 5
+    header = INTRA_HEADER if packet.intra else INTER_HEADER
     with pytest.raises(RqlvcError, match="damaged"):
         read_packet(write_packet(packet)[: data.draw(st.integers(0, header - 1))])
 
 
-@given(packets.filter(lambda packet: packet.intra), st.integers(0, 11 * 8 - 1))
+@given(packets.filter(lambda packet: packet.intra), st.integers(0, INTRA_HEADER * 8 - 1))
 def test_a_flipped_bit_in_an_intra_header_is_noticed(packet: Packet, bit: int) -> None:
     damaged = bytearray(write_packet(packet))
     damaged[bit // 8] ^= 1 << bit % 8
@@ -99,7 +98,7 @@ def _damaged(packet: bytes, rng: np.random.Generator) -> bytes:
         stretch = int(rng.integers(1, 64))
         data[begin : begin + stretch] = rng.bytes(stretch)
     elif kind == 3:
-        data[11:] = rng.bytes(int(rng.integers(0, 2000)))
+        data[INTRA_HEADER:] = rng.bytes(int(rng.integers(0, 2000)))
     else:
         data += rng.bytes(int(rng.integers(1, 64)))
     return bytes(data)

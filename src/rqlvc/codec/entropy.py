@@ -70,8 +70,10 @@ class MotionContext(NamedTuple):
     """What both sides know of motion before a frame."""
 
     last: Tensor | None
-    """The last frame's motion (N, 3, h, w): vectors in quarter samples, and which picture they reach to; None after an
-    intra frame, when there is one picture only."""
+    """The last frame's motion (N, 3, h, w), as it would be to the pictures of this frame: vectors in quarter samples,
+    and which picture they reach to; None after an intra frame."""
+    distances: tuple[int, ...]
+    """Frames from this one to each picture that vectors may reach to, the reference first."""
     contexts: Tensor
     """(N, contexts, 2), int32: see :mod:`rqlvc.codec.binary`."""
     predicted: bool
@@ -80,7 +82,7 @@ class MotionContext(NamedTuple):
     def of(self, sample: int, field: Field) -> tuple[Surroundings, Contexts]:
         """What is around ``field`` (h, w, 3) of one sample of the batch, and contexts that may adapt."""
         last = None if self.last is None else as_field(self.last[sample])
-        return surroundings(field, last, self.predicted), self.contexts[sample].cpu().numpy().copy()
+        return surroundings(field, last, self.distances, self.predicted), self.contexts[sample].cpu().numpy().copy()
 
 
 class Place(NamedTuple):

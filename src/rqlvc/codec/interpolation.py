@@ -3,10 +3,11 @@
 Vectors (N, 2, h, w; x, y) are whole numbers of quarter luma samples, one for each 8x8 block of luma.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from numba import njit
@@ -41,6 +42,19 @@ _CHROMA_TAPS = (
 )
 
 
+OVERLAP, OVERLAP_REACH = 0.3, 5
+"""What a block takes from the vectors of each neighbour at their common edge, and the luma samples over which that
+fades: chosen by BD-rate on real sequences (docs/training.md)."""
+
+
+def _window(block: int) -> npt.NDArray[np.float32]:
+    """The share of a neighbour's vector by distance from the edge, for a block of ``block`` samples: a raised cosine of
+    luma samples, of which a chroma sample has the mean of two."""
+    distance = np.arange(BLOCK) + 0.5
+    share = OVERLAP * (0.5 + 0.5 * np.cos(np.pi * distance / OVERLAP_REACH)) * (distance < OVERLAP_REACH)
+    return share.reshape(block, -1).mean(axis=1).astype(np.float32)
+
+
 def _filters(taps: tuple[tuple[int, ...], ...], length: int) -> Tensor:
     """Interpolation of ``length`` samples from them and those around, a matrix for each phase."""
     matrix = torch.zeros(len(taps), length + len(taps[0]) - 1, length)
@@ -51,36 +65,67 @@ def _filters(taps: tuple[tuple[int, ...], ...], length: int) -> Tensor:
 
 
 def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]:
-    """The compiled loop that moves blocks of ``block`` samples, through filters of ``taps``."""
+    """The compiled loop that predicts blocks of ``block`` samples, through filters of ``taps``."""
     phases, length = len(taps), len(taps[0])
     weights = np.array(taps, np.float32) / 64
     reach = block + length - 1
     margin = MARGIN * block // BLOCK
+    window = _window(block)
+    overlap = int(np.count_nonzero(window))
 
     @njit(**OPTIONS)
-    def move(begin: int, end: int, padded: Any, vectors: Any, moved: Any) -> None:
-        """Rows of blocks of ``moved`` (N, C, H, W), from a plane with its borders repeated and vectors (N, 2, h, w)."""
-        h, w = vectors.shape[2:]
+    def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, moved: Any) -> None:
+        """Rows of blocks of ``moved`` (N, C, H, W), from pictures with their borders repeated (P, N, C, ., .) and
+        ``motion`` (N, h, w, 3)."""
+        h, w = motion.shape[1:3]
+        channels = padded.shape[2]
         wide = np.empty((reach, block), np.float32)
+        own = np.empty((channels, block, block), np.float32)
         for line in range(begin, end):
             n, row = line // h, line % h
             for column in range(w):
-                x, y = vectors[n, 0, row, column], vectors[n, 1, row, column]
-                top, left = row * block + margin + y // phases, column * block + margin + x // phases
-                across, down = weights[x % phases], weights[y % phases]
-                for c in range(padded.shape[1]):
-                    for i in range(reach):
-                        for j in range(block):
-                            value = np.float32(0.0)
-                            for k in range(length):
-                                value += across[k] * padded[n, c, top + i, left + j + k]
-                            wide[i, j] = value
-                    for i in range(block):
-                        for j in range(block):
-                            value = np.float32(0.0)
-                            for k in range(length):
-                                value += down[k] * wide[i + k, j]
-                            moved[n, c, row * block + i, column * block + j] = value
+                first = motion[n, row, column]
+                for source in range(5 if overlapped else 1):  # the block's own vector, then its neighbours'
+                    side = source - 1  # above, below, left, right
+                    near, upright = side % 2 == 0, side < 2
+                    i = j = 0
+                    if source:
+                        i, j = (-1 if near else 1, 0) if upright else (0, -1 if near else 1)
+                    i, j = row + i, column + j
+                    if i < 0 or j < 0 or i >= h or j >= w:
+                        continue
+                    x, y, picture = motion[n, i, j]
+                    if source and x == first[0] and y == first[1] and picture == first[2]:
+                        continue
+                    top, bottom, left, right = 0, block, 0, block  # what it predicts of the block
+                    if source and upright:
+                        top, bottom = (0, overlap) if near else (block - overlap, block)
+                    elif source:
+                        left, right = (0, overlap) if near else (block - overlap, block)
+                    x = min(max(x, -(MARGIN + column * BLOCK) * PEL), ((w - 1 - column) * BLOCK + MARGIN) * PEL)
+                    y = min(max(y, -(MARGIN + row * BLOCK) * PEL), ((h - 1 - row) * BLOCK + MARGIN) * PEL)
+                    across, down = weights[x % phases], weights[y % phases]
+                    y, x = row * block + margin + y // phases, column * block + margin + x // phases
+                    for c in range(channels):
+                        samples = padded[picture, n, c]
+                        for i in range(top, bottom + length - 1):
+                            for j in range(left, right):
+                                value = np.float32(0.0)
+                                for k in range(length):
+                                    value += across[k] * samples[y + i, x + j + k]
+                                wide[i, j] = value
+                        for i in range(top, bottom):
+                            for j in range(left, right):
+                                value = np.float32(0.0)
+                                for k in range(length):
+                                    value += down[k] * wide[i + k, j]
+                                if source:
+                                    place = i if upright else j
+                                    share = window[place if near else block - 1 - place]
+                                    moved[n, c, row * block + i, column * block + j] += share * (value - own[c, i, j])
+                                else:
+                                    own[c, i, j] = value
+                                    moved[n, c, row * block + i, column * block + j] = value
 
     return move
 
@@ -102,68 +147,85 @@ _LUMA = _interpolation(_LUMA_TAPS, BLOCK)
 _CHROMA = _interpolation(_CHROMA_TAPS, BLOCK // 2)
 
 
-def clamp_vectors(vectors: Tensor) -> Tensor:
-    """The nearest vectors whose blocks lie inside the margin."""
-    h, w = vectors.shape[-2:]
-    row = torch.arange(h, device=vectors.device)[:, None].expand(h, w) * BLOCK
-    column = torch.arange(w, device=vectors.device)[None, :].expand(h, w) * BLOCK
-    place = torch.stack([column, row])
-    lowest = (-MARGIN - place) * PEL
-    highest = lowest + torch.tensor([w - 1, h - 1], device=vectors.device)[:, None, None] * BLOCK * PEL
-    highest = highest + 2 * MARGIN * PEL
-    return torch.minimum(torch.maximum(vectors, lowest.to(vectors.dtype)), highest.to(vectors.dtype))
-
-
-def _moved(plane: Tensor, vectors: Tensor, filters: Interpolation) -> Tensor:
-    """``plane`` (N, C, H, W) moved block by block; ``vectors`` are in units of one phase of ``filters``."""
+def _blocks(padded: Tensor, motion: Tensor, places: Tensor, size: tuple[int, int], filters: Interpolation) -> Tensor:
+    """Blocks (M, C, block, block) that ``motion`` (M, 3) predicts at ``places`` (M, 3; sample, row, column) of a
+    picture of ``size`` (h, w) blocks, from ``padded`` (P, N, C, ., .)."""
     phases, reach, block = filters.matrices.shape
-    margin, before = MARGIN * block // BLOCK, (reach - block) // 2
-    edge = margin + before
-    padded = F.pad(plane.float(), [edge, edge + 1, edge, edge + 1], mode="replicate")
-    n, channels, height, width = plane.shape
-    h, w = height // block, width // block
-    if plane.device.type == "cpu" and not torch.is_grad_enabled():
-        moved = torch.empty(plane.shape)
-        whole_vectors = vectors.to(torch.int32).numpy()
-        over_rows(filters.move, n * h, padded.numpy(), whole_vectors, moved.numpy(), least=64)
-        return moved
+    margin = MARGIN * block // BLOCK
+    last = torch.tensor([size[1] - 1, size[0] - 1], device=motion.device)
+    place = places[:, [2, 1]]
+    lowest = -(MARGIN + place * BLOCK) * PEL
+    highest = ((last - place) * BLOCK + MARGIN) * PEL
+    vectors = motion[:, :2].long().clamp(lowest, highest)
+    phase, start = vectors % phases, torch.div(vectors, phases, rounding_mode="floor") + margin + place * block
 
     stride = padded.shape[-1]
-    quarters = vectors.long()
-    phase, whole = quarters % phases, torch.div(quarters, phases, rounding_mode="floor") + margin
-    row = torch.arange(h, device=plane.device)[:, None] * block + whole[:, 1]
-    column = torch.arange(w, device=plane.device) * block + whole[:, 0]
-    along = torch.arange(reach, device=plane.device)
-    index = (row * stride + column)[..., None, None] + along[:, None] * stride + along  # (N, h, w, reach, reach)
-    index = index.reshape(n, 1, -1).expand(-1, channels, -1)
-    patches = padded.flatten(2).gather(2, index).reshape(n, channels, h, w, reach, reach)
-    matrices = filters.matrices.to(plane.device)
-    with torch.autocast(plane.device.type, enabled=False):
+    along = torch.arange(reach, device=motion.device)
+    index = (start[:, 1] * stride + start[:, 0])[:, None, None] + along[:, None] * stride + along
+    picture = motion[:, 2].long() * padded.shape[1] + places[:, 0]
+    channels = padded.shape[2] * padded.shape[3] * stride
+    channel = torch.arange(padded.shape[2], device=motion.device)[:, None, None] * (padded.shape[3] * stride)
+    index = picture[:, None, None, None] * channels + channel + index[:, None]
+    patches = padded.flatten()[index]
+    matrices = filters.matrices.to(motion.device)
+    with torch.autocast(motion.device.type, enabled=False):
         # Float32: samples rounded to bfloat16 would drift by decibels from a decoder in another precision.
         wide = patches @ matrices[phase[:, 0]][:, None]
-        blocks = matrices[phase[:, 1]][:, None].transpose(-1, -2) @ wide
-    return blocks.transpose(3, 4).reshape(n, channels, height, width)
+        return matrices[phase[:, 1]][:, None].transpose(-1, -2) @ wide
 
 
-def compensate(reference: Planes, vectors: Tensor) -> Planes:
-    """The reference moved by block vectors (N, 2, H / 8, W / 8), in quarter luma samples; borders are repeated.
+def _predicted(planes: list[Tensor], motion: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
+    """One plane of :func:`compensate`: (N, C, H, W) from as many ``planes`` of that shape as there are pictures."""
+    _, reach, block = filters.matrices.shape
+    edge = MARGIN * block // BLOCK + (reach - block) // 2
+    padded = torch.stack([F.pad(plane.float(), [edge, edge + 1, edge, edge + 1], mode="replicate") for plane in planes])
+    n, channels, _, _ = planes[0].shape
+    h, w = motion.shape[-2:]
+    whole = motion.permute(0, 2, 3, 1).to(torch.int32).contiguous()
+    if motion.device.type == "cpu" and not torch.is_grad_enabled():
+        moved = torch.empty(planes[0].shape)
+        over_rows(filters.move, n * h, padded.numpy(), whole.numpy(), overlapped, moved.numpy(), least=64)
+        return moved
 
-    A quarter of a luma sample is an eighth of a chroma sample.
+    places = torch.cartesian_prod(*(torch.arange(count, device=motion.device) for count in (n, h, w)))
+    own = blocks = _blocks(padded, whole.flatten(0, 2), places, (h, w), filters)
+    window = torch.from_numpy(_window(block)).to(motion.device)
+    for side in range(4 if overlapped else 0):
+        axis, step = 1 + side // 2, 1 if side % 2 == 0 else -1
+        beside = whole.roll(step, axis)
+        differs = (beside != whole).any(dim=-1)
+        differs.select(axis, 0 if step > 0 else -1)[:] = False  # beyond the border there is no neighbour
+        at = differs.flatten().nonzero()[:, 0]
+        share = window if step > 0 else window.flip(0)
+        share = share[:, None] if axis == 1 else share[None, :]
+        other = _blocks(padded, beside.flatten(0, 2)[at], places[at], (h, w), filters)
+        blocks = blocks.index_add(0, at, share * (other - own[at]))
+    return blocks.reshape(n, h, w, channels, block, block).permute(0, 3, 1, 4, 2, 5).reshape(planes[0].shape)
+
+
+def compensate(pictures: Sequence[Planes], motion: Tensor, overlapped: bool) -> Planes:
+    """What block vectors predict of a frame; borders are repeated.
+
+    ``motion`` (N, 3, H / 8, W / 8): in quarter luma samples, which are eighths of chroma samples, and which of
+    ``pictures`` a vector reaches to. With ``overlapped``, a block that has other motion than a neighbour takes samples
+    near their common edge in part from where the neighbour's vector points (overlapped block motion compensation, as
+    in ITU-T H.263, annex F): motion has no edges where blocks have.
     """
-    vectors = clamp_vectors(vectors)
-    return Planes(_moved(reference.luma, vectors, _LUMA), _moved(reference.chroma, vectors, _CHROMA))
+    luma = _predicted([picture.luma for picture in pictures], motion, overlapped, _LUMA)
+    return Planes(luma, _predicted([picture.chroma for picture in pictures], motion, overlapped, _CHROMA))
 
 
-def towards_reference(motion: Tensor) -> Tensor:
-    """Vectors (N, 2, h, w) to the reference: of ``motion`` (N, 3, h, w) that reaches beyond it, half."""
-    vectors, references = motion[:, :2], motion[:, 2:]
-    return torch.where(references > 0, torch.floor((vectors + 1) / 2), vectors)
+def towards_reference(motion: Tensor, distances: Sequence[int]) -> Tensor:
+    """Vectors (N, 2, h, w) to the reference, were motion even, of ``motion`` (N, 3, h, w), which reaches to pictures
+    that are ``distances`` frames away, the reference first."""
+    distance = torch.tensor(distances, dtype=motion.dtype, device=motion.device)[motion[:, 2:].long()]
+    return torch.floor(motion[:, :2] / distance + 0.5)
 
 
 def follow(vectors: Tensor, last: Tensor) -> Tensor:
-    """Vectors to the picture before the reference: each block's, then what the reference's block there had.
+    """Vectors to a picture before the reference: each block's, then what the reference's block there had.
 
-    ``vectors``, ``last`` (N, 2, h, w): from this picture to the reference, and from that to the picture before it.
+    ``vectors``, ``last`` (N, 2, h, w): from this picture to the reference, and from that to the other.
     """
     h, w = vectors.shape[-2:]
     unit = BLOCK * PEL

@@ -32,6 +32,10 @@ class ResidualBlock(nn.Module):
         return x + self.outer(F.leaky_relu(self.inner(x), 0.1))
 
 
+def residual_blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+
+
 class QualityScale(nn.Module):
     """Channels scaled by learned factors of the quality level: how one network serves all rates."""
 

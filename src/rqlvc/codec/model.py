@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from rqlvc.codec.binary import fresh_contexts
 from rqlvc.codec.entropy import Coder, MotionContext
 from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
-from rqlvc.codec.interpolation import MARGIN, PEL, compensate, follow, quarter_pel, towards_reference, upsample_blocks
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, quarter_pel, towards_reference, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
-from rqlvc.codec.motion import CONTEXTS, LATENTS, to_latents
+from rqlvc.codec.motion import CONTEXTS, LATENTS, rescaled, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step
+from rqlvc.codec.references import Kept
 from rqlvc.codec.search import block_search
 from rqlvc.codec.texture import COARSE, FINE, PRIOR, Condition, InterCodec, IntraCodec
 
@@ -42,20 +43,24 @@ class State(NamedTuple):
     quality: Tensor
     texture: Latents | None = None  # None after an intra frame, as all that follow
     motion: Tensor | None = None  # of the reference (N, 3, h, w): quarter samples, and which picture they reach to
+    distances: tuple[int, ...] = ()  # frames from the reference to the pictures that its motion reaches to
     contexts: Tensor | None = None  # of motion's decisions
-    past: Planes | None = None  # before the reference; where there is motion
+    kept: tuple[Kept, ...] = ()  # before the reference, latest first
+
+    def without(self, index: int) -> "State":
+        """Of the pictures that are kept, one fewer."""
+        return self._replace(kept=self.kept[:index] + self.kept[index + 1 :])
 
 
 VECTOR_UNIT = 32.0  # networks see vectors in units of 8 samples
 
 
 class Prediction(nn.Module):
-    """The prediction from the moved reference and the moved picture before it, its features, and the soft mask.
+    """The prediction from moved pictures, its features, and the soft mask.
 
-    Blocks whose vectors reach to the picture before are taken from it alone.
-
-    Two pictures with noise of their own predict better than one. Only what was interpolated, or lies at an edge of
-    motion, is refined: samples that a whole, even motion repeats are refined already.
+    Two pictures with noise of their own predict better than one: beside the samples that vectors reach to come those of
+    another picture. Only what was interpolated, or lies at an edge of motion, is refined: samples that a whole, even
+    motion repeats are refined already.
     """
 
     def __init__(self, mask: bool, coarse: bool) -> None:
@@ -71,20 +76,24 @@ class Prediction(nn.Module):
         if self.mask is not None and self.mask.bias is not None:
             nn.init.constant_(self.mask.bias, 4.0)  # sigmoid(4) = 0.98: near pure residual coding
 
-    def forward(self, moved: Planes, past: Planes, motion: Tensor, quality: Tensor) -> tuple[Tensor, Condition]:
-        """Masked prediction, fold 4 (N, 24, H / 4, W / 4), and the condition of the inter codec."""
-        before = fold(past, 4)
-        samples = torch.where(upsample_blocks(motion[:, 2:], 2) > 0, before, fold(moved, 4))
-        other = before - samples
-        vectors = towards_reference(motion) / VECTOR_UNIT
-        x = torch.cat([samples, upsample_blocks(vectors, 2), other], dim=1)
+    def forward(
+        self, moved: Planes, other: Planes | None, motion: Tensor, vectors: Tensor, quality: Tensor
+    ) -> tuple[Tensor, Condition]:
+        """Masked prediction, fold 4 (N, 24, H / 4, W / 4), and the condition of the inter codec.
+
+        ``moved``, ``other``: the samples that ``motion`` (N, 3, h, w) reaches to, and those of another picture, where
+        there is one. ``vectors`` (N, 2, h, w): motion to the reference.
+        """
+        samples = fold(moved, 4)
+        apart = torch.zeros_like(samples) if other is None else fold(other, 4) - samples
+        x = torch.cat([samples, upsample_blocks(vectors / VECTOR_UNIT, 2), apart], dim=1)
         fine = features = self.fine(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         coarse = None
         if self.coarse is not None:
             coarse, back = self.coarse(fine)
             features = torch.cat([fine, back], dim=1)
         refined, blend = self._outputs(features)
-        refined = refined + blend * other
+        refined = refined + blend * apart
         prediction = samples + refined * _interpolated(motion)
         if self.mask is not None:
             prediction = prediction * torch.sigmoid(self.mask(features).float())
@@ -146,7 +155,8 @@ class VideoModel(nn.Module):
         return decoded, State(decoded, quality)
 
     def inter_frame(self, coder: Coder, quality: Tensor, frame: Planes | None, state: State) -> tuple[Planes, State]:
-        """Code a frame at ``quality`` (N,) from ``state``."""
+        """Code a frame at ``quality`` (N,) from ``state``. The state after it keeps all pictures and the reference: one
+        more than vectors can reach to."""
         reference = state.reference
         height, width = reference.luma.shape[-2:]
         past_quality = None if state.texture is None else state.quality
@@ -154,21 +164,27 @@ class VideoModel(nn.Module):
         contexts = state.contexts
         if contexts is None:
             contexts = self.motion_contexts.expand(len(quality), -1, -1)
-        known = MotionContext(state.motion, contexts, self.config.motion_prediction)
+        distances = (1, *(kept.distance + 1 for kept in state.kept))
+        last = None if state.motion is None else rescaled(state.motion, state.distances, distances)
+        known = MotionContext(last, distances, contexts, self.config.motion_prediction)
+        pictures = [reference, *(kept.picture for kept in state.kept)]
         found = None
         if frame is not None:
-            pictures = [reference] if state.past is None else [reference, state.past]
             fine = [quarter_pel(picture.luma, MARGIN) for picture in pictures]
-            found = block_search(frame.luma, reference.luma, fine, known, quantiser_step(quality))
+            through = [kept.through for kept in state.kept]
+            found = block_search(frame.luma, reference.luma, fine, through, known, quantiser_step(quality))
         motion, contexts = coder.motion(found, known, (height // 8, width // 8))
         motion = motion.to(quality)
 
-        vectors = towards_reference(motion)
-        moved = past = compensate(reference, vectors)
-        if state.past is not None and state.motion is not None:
-            through = follow(vectors, towards_reference(state.motion))
-            past = compensate(state.past, torch.where(motion[:, 2:] > 0, motion[:, :2], through))
-        prediction, condition = self.prediction(moved, past, motion, quality)
+        vectors = towards_reference(motion, distances)
+        kept = [past.after(motion, vectors, index) for index, past in enumerate(state.kept, start=1)]
+        other = None
+        if kept:
+            beyond = motion[:, 2:] > 0
+            elsewhere = torch.where(beyond, vectors, kept[0].through)
+            other = compensate(pictures[:2], torch.cat([elsewhere, (~beyond).to(motion)], dim=1), overlapped=False)
+        moved = compensate(pictures, motion, overlapped=True)
+        prediction, condition = self.prediction(moved, other, motion, vectors, quality)
 
         latent = None
         if frame is not None:
@@ -179,4 +195,5 @@ class VideoModel(nn.Module):
         size = (height // 8, width // 8)
         texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)
         decoded = self.inter.synthesise(texture.latent, prediction, quality, condition)
-        return decoded, State(decoded, quality, texture.detach(), motion, contexts, reference)
+        before = Kept(reference, state.quality, vectors)
+        return decoded, State(decoded, quality, texture.detach(), motion, distances, contexts, (before, *kept))

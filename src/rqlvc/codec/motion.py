@@ -2,12 +2,13 @@
 
 Vectors are integers in quarter samples: what is decoded is the same on every machine, and a block that does not move
 stays exactly where it is. A square has one vector, or one for each of its four blocks; it reaches to the reference (0)
-or to the picture before it (1; the first inter frame of a group has none). A vector is that of a neighbour or the last
-frame's at its place (these are its *candidates*), or differs from the median of its neighbours, of which those that
-reach to the other picture are doubled or halved. Every decision is coded by :mod:`rqlvc.codec.binary` in contexts that
-learn along the group of pictures.
+or to a picture before it that was kept (1, 2; the first inter frame of a group has none). A vector is that of a
+neighbour or the last frame's at its place (these are its *candidates*), or differs from the median of its neighbours,
+of which those that reach to another picture are scaled by how far that is away. Every decision is coded by
+:mod:`rqlvc.codec.binary` in contexts that learn along the group of pictures.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.binary import BinaryCoder, Contexts, decide, magnitude, magnitude_contexts
+from rqlvc.codec.references import PICTURES
 from rqlvc.compiled import OPTIONS
 
 VECTOR_LIMIT = 4095
@@ -26,23 +28,25 @@ DIGITS = 13
 LATENTS = 8  # of the four blocks of a square: x of the first, differences of the others from it; then y
 
 CANDIDATES = 5  # left, above, above right, the last frame's, zero
-EXPECTED = CANDIDATES  # the row, after the candidates, of what a new vector to picture 0 differs from; then to 1
-FACTS = EXPECTED + 2  # the row of the candidates' number, their spread, and the context of the picture
+EXPECTED = CANDIDATES  # the row, after the candidates, of what a new vector to picture 0 differs from; then 1, 2
+FACTS = EXPECTED + PICTURES  # the row of the candidates' number, their spread, and the context of the picture
+NEAR_BLOCKS = 4  # one more than the blocks that tell which picture a new vector reaches to
 ROWS = FACTS + 1
 KINDS = 3  # of vectors: a square's, its first block's, another block's
 SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more or two pictures
 
 # Where contexts begin.
 _SPLIT = 0  # by split squares to the left and above
-_PICTURE = _SPLIT + 3  # of new vectors, by how many of the blocks to the left, above and in the last frame reach to 1
-_MERGE = _PICTURE + 4  # by kind, new vectors to the left and above, spread
+_PICTURE = _SPLIT + 3  # of new vectors, by how many of the blocks to the left, above and in the last frame are not 0
+_FARTHER = _PICTURE + NEAR_BLOCKS  # of those, by how many of these blocks are 2
+_MERGE = _FARTHER + NEAR_BLOCKS  # by kind, new vectors to the left and above, spread
 _INDEX = _MERGE + KINDS * 3 * SPREADS  # by kind, number of candidates, index
 _DIFFERENCE = _INDEX + KINDS * CANDIDATES * CANDIDATES  # of components, by kind (two), spread, component
 _COMPONENT = magnitude_contexts(DIGITS)
 CONTEXTS = _DIFFERENCE + 2 * SPREADS * 2 * _COMPONENT
 
 Field = npt.NDArray[np.int32]
-"""Vectors of 8x8 blocks and which picture they reach to (h, w, 3; x, y, 0 or 1)."""
+"""Vectors of 8x8 blocks and which picture they reach to (h, w, 3; x, y, 0 to 2)."""
 
 
 class Surroundings(NamedTuple):
@@ -51,7 +55,9 @@ class Surroundings(NamedTuple):
     field: Field
     """This frame's vectors, as far as they are coded."""
     last: Field
-    """The last frame's; empty after an intra frame, when there is no picture before the reference either."""
+    """The last frame's, to the pictures of this frame; empty after an intra frame."""
+    distances: npt.NDArray[np.int32]
+    """Frames from this one to each picture there is, the reference first."""
     predicted: bool
     """Whether they predict anything."""
     marks: npt.NDArray[np.int32]
@@ -59,19 +65,28 @@ class Surroundings(NamedTuple):
     row and column 0 lie outside."""
 
 
-def surroundings(field: Field, last: Field | None, predicted: bool) -> Surroundings:
+def surroundings(field: Field, last: Field | None, distances: Sequence[int], predicted: bool) -> Surroundings:
     """As they are before the first square."""
     rows, columns = field.shape[0] // 2, field.shape[1] // 2
     marks = np.zeros((rows + 1, columns + 1, 2), np.int32)
-    return Surroundings(field, np.zeros((0, 0, 3), np.int32) if last is None else last, predicted, marks)
+    before = np.zeros((0, 0, 3), np.int32) if last is None else last
+    return Surroundings(field, before, np.array(distances, np.int32), predicted, marks)
 
 
 @njit(**OPTIONS)
 def scaled(component: int, source: int, target: int) -> int:
-    """What a component to picture ``source`` would be to picture ``target``, were motion even."""
-    if source < target:
-        return min(max(2 * component, -VECTOR_LIMIT), VECTOR_LIMIT)
-    return (component + 1) >> 1 if source > target else component
+    """What a component over ``source`` frames would be over ``target`` frames, were motion even."""
+    if source == target:
+        return component
+    return min(max((2 * component * target + source) // (2 * source), -VECTOR_LIMIT), VECTOR_LIMIT)
+
+
+def rescaled(motion: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """``motion`` (N, 3, h, w) to pictures ``before`` frames away as it would be to pictures ``after`` frames away."""
+    reach = motion[:, 2:].long()
+    source, target = (torch.tensor(frames, device=motion.device)[reach] for frames in (before, after))
+    vectors = torch.div(2 * motion[:, :2].long() * target + source, 2 * source, rounding_mode="floor")
+    return torch.cat([vectors.clamp(-VECTOR_LIMIT, VECTOR_LIMIT).to(motion), motion[:, 2:]], dim=1)
 
 
 @njit(**OPTIONS)
@@ -82,15 +97,15 @@ def _median(values: Any) -> int:
 
 @njit(**OPTIONS)
 def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
-    """Fill ``found`` (8, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and its
-    picture; then what a new vector to picture 0 and to 1 differs from; last how many candidates there are, their
-    spread and how many of the blocks to the left, above and in the last frame reach to picture 1 (-1 without one).
+    """Fill ``found`` (9, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and its
+    picture; then what a new vector to picture 0, 1 and 2 differs from; last how many candidates there are, their
+    spread and how many of the blocks to the left, above and in the last frame reach beyond the reference, with
+    ``NEAR_BLOCKS`` times how many reach to picture 2.
 
     Looks at nothing that is coded later.
     """
     found[EXPECTED:] = 0
-    second = len(around.last) > 0
-    found[FACTS, 2] = around.last[row, column, 2] if second else -1
+    beyond = farther = 0
     field = around.field
     count = near = 0
     close = np.zeros((3, 3), np.int32)
@@ -108,12 +123,13 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
             x, y, reference = field[i, j]
             close[near] = field[i, j]
             near += 1
-            if k < 2 and second:
-                found[FACTS, 2] += reference
         elif k == 3:
-            if not second:
+            if not len(around.last):
                 continue
             x, y, reference = around.last[row, column]
+        if k < 2 or k == 3:
+            beyond += reference > 0
+            farther += reference == PICTURES - 1
         known = not around.predicted
         for i in range(count):
             known |= found[i, 0] == x and found[i, 1] == y and found[i, 2] == reference
@@ -121,15 +137,18 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
             found[count, 0], found[count, 1], found[count, 2] = x, y, reference
             count += 1
     found[FACTS, 0] = count
+    found[FACTS, 2] = beyond + NEAR_BLOCKS * farther
     values = np.zeros(3, np.int32)
-    for reference in range(2 if count else 0):
+    distances = around.distances
+    for reference in range(len(distances) if count else 0):
+        distance = distances[reference]
         for component in range(2):
             for k in range(near):
-                values[k] = scaled(close[k, component], close[k, 2], reference)
+                values[k] = scaled(close[k, component], distances[close[k, 2]], distance)
             if near == 3:
                 found[EXPECTED + reference, component] = _median(values)
             else:
-                found[EXPECTED + reference, component] = scaled(found[0, component], found[0, 2], reference)
+                found[EXPECTED + reference, component] = scaled(found[0, component], distances[found[0, 2]], distance)
     if count > 1:
         apart = abs(found[0, 0] - found[1, 0]) + abs(found[0, 1] - found[1, 1])
         same = found[0, 2] == found[1, 2]
@@ -143,10 +162,10 @@ def new_around(around: Any, row: int, column: int) -> int:
 
 
 @njit(**OPTIONS)
-def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vector: Any) -> bool:
+def code_vector(coder: Any, contexts: Any, found: Any, pictures: int, kind: int, new: int, vector: Any) -> bool:
     """Code or decode ``vector`` (3,; x, y, picture), whose candidates are ``found``; returns whether it is new.
-    ``new``: what :func:`new_around` says."""
-    count, spread, second = found[FACTS]
+    ``pictures``: how many there are. ``new``: what :func:`new_around` says."""
+    count, spread, reaching = found[FACTS]
     same = -1
     for i in range(count):
         if found[i, 0] == vector[0] and found[i, 1] == vector[1] and found[i, 2] == vector[2]:
@@ -158,7 +177,10 @@ def code_vector(coder: Any, contexts: Any, found: Any, kind: int, new: int, vect
             index += 1
         vector[:] = found[index]
         return False
-    vector[2] = second >= 0 and decide(coder, contexts, _PICTURE + second, vector[2] == 1)
+    picture = vector[2]
+    beyond = pictures > 1 and decide(coder, contexts, _PICTURE + reaching % NEAR_BLOCKS, picture > 0)
+    farther = beyond and pictures > 2 and decide(coder, contexts, _FARTHER + reaching // NEAR_BLOCKS, picture > 1)
+    vector[2] = int(beyond) + int(farther)
     expected = found[EXPECTED + vector[2]]
     for component in range(2):
         difference = vector[component] - expected[component]
@@ -195,7 +217,9 @@ def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -
         find_candidates(around, i, j, 1 if split else 2, found)
         vector[:] = field[i, j]
         kind = min(block, 1) + 1 if split else 0
-        mark[1] |= code_vector(coder, contexts, found, kind, new_around(around, row, column), vector)
+        mark[1] |= code_vector(
+            coder, contexts, found, len(around.distances), kind, new_around(around, row, column), vector
+        )
         field[i, j] = vector
     if not split:
         field[r, c + 1] = field[r, c]

@@ -1,6 +1,7 @@
 """Our codec behind the protocol: frames in, packets out."""
 
 import contextlib
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,11 @@ import torch
 from rqlvc.codec.binary import BinaryCoder, reader, writer
 from rqlvc.codec.entropy import Mixers, PacketCoder
 from rqlvc.codec.model import State
-from rqlvc.codec.packet import Packet, check_size, read_packet, write_packet
+from rqlvc.codec.packet import CHECKSUM_MASK, Packet, check_size, read_packet, write_packet
 from rqlvc.codec.planes import Planes, from_bytes, from_frame, padded_size, to_bytes, to_frame
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import DecodedFrame, EncodedFrame, carried_quality
+from rqlvc.codec.references import PICTURES, superfluous
 from rqlvc.codec.weights import DEFAULT_WEIGHTS, Weights, read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
@@ -61,9 +63,13 @@ class NeuralCodec:
             planes = from_frame(frame, self.device)
             shown, after = self._code(coder, quality, planes, state, (frame.height, frame.width))
         size = (frame.height, frame.width)
-        packet = Packet(quality, coder.checksum & 0xFFFF, size if state is None else None, coder.finish())
+        dropped = superfluous(after.kept) if _too_many(after) else 0
+        packet = Packet(quality, _checksum(coder, dropped), size if state is None else None, coder.finish(), dropped)
         return EncodedFrame(
-            write_packet(packet), to_frame(shown, *size), CodecState(after, coder.mixers, size), coder.bits
+            write_packet(packet),
+            to_frame(shown, *size),
+            CodecState(_kept(after, dropped), coder.mixers, size),
+            coder.bits,
         )
 
     def decode(self, payload: bytes, state: CodecState | None) -> DecodedFrame:
@@ -77,9 +83,9 @@ class NeuralCodec:
         coder = self._coder(reader(packet.data), state)
         with self._arithmetic():
             shown, after = self._code(coder, packet.quality, None, state, size)
-        if coder.checksum & 0xFFFF != packet.checksum:
+        if _checksum(coder, packet.dropped) != packet.checksum:
             raise RqlvcError("A packet is damaged: the checksum of its symbols does not match.")
-        return DecodedFrame(to_frame(shown, *size), CodecState(after, coder.mixers, size))
+        return DecodedFrame(to_frame(shown, *size), CodecState(_kept(after, packet.dropped), coder.mixers, size))
 
     def _coder(self, coder: BinaryCoder, state: CodecState | None) -> PacketCoder:
         return PacketCoder(coder, self._mixers if state is None else state.mixers)
@@ -97,10 +103,12 @@ class NeuralCodec:
             decoded, after = self.model.intra_frame(coder, level, planes, padded_size(*size))
         else:
             before = state.state
-            past = None if before.past is None else from_bytes(before.past)
-            known = before._replace(reference=from_bytes(before.reference), past=past)
+            kept = tuple(past._replace(picture=from_bytes(past.picture)) for past in before.kept)
+            known = before._replace(reference=from_bytes(before.reference), kept=kept)
             decoded, after = self.model.inter_frame(coder, level, planes, known)
-            after = after._replace(past=before.reference)
+            held = [before.reference, *(past.picture for past in before.kept)]
+            kept = tuple(past._replace(picture=picture) for past, picture in zip(after.kept, held, strict=True))
+            after = after._replace(kept=kept)
         shown = to_bytes(decoded)
         return shown, after._replace(reference=shown)
 
@@ -108,6 +116,20 @@ class NeuralCodec:
     def _arithmetic(self):  # type: ignore[no-untyped-def]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             yield
+
+
+def _checksum(coder: PacketCoder, dropped: int) -> int:
+    """Of all that later frames depend on."""
+    return zlib.crc32(bytes([dropped]), coder.checksum) & CHECKSUM_MASK
+
+
+def _too_many(state: State) -> bool:
+    return len(state.kept) == PICTURES
+
+
+def _kept(state: State, dropped: int) -> State:
+    """``state`` with no more pictures than the next frame can reach to."""
+    return state.without(dropped) if _too_many(state) else state
 
 
 def load(

@@ -3,10 +3,10 @@
 ========  =====================================================================================
 bytes     meaning
 ========  =====================================================================================
-1         version (high 4 bits), frame type (low 4 bits: 0 inter, 1 intra)
-2         quality level in 1/64 steps, little endian
-2         checksum of all decoded symbols: CRC-32, low 16 bits, little endian
-2, 2, 2   intra frames only: width, height, CRC-32 (low 16 bits) of the nine bytes before
+1         version (high 4 bits); which of the kept pictures is given up (2 bits); 0; 1 in an intra frame
+3         quality level in 1/64 steps (low 12 bits), checksum of all decoded symbols and of what is given up (high
+          12 bits: the low ones of CRC-32), little endian
+2, 2, 2   intra frames only: width, height, CRC-32 (low 16 bits) of the eight bytes before; little endian
 the rest  range coder output; the decoder reads zeros beyond its end
 ========  =====================================================================================
 """
@@ -16,29 +16,38 @@ import zlib
 from dataclasses import dataclass
 
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
+from rqlvc.codec.references import PICTURES
 from rqlvc.errors import RqlvcError
 
-VERSION = 3
+VERSION = 4
 SIZE_MIN = 16
 SIZE_MAX = 8192
-_INTER, _INTRA = 0, 1
-_HEADER = struct.Struct("<BHH")
+_INTRA, _DROPPED_SHIFT = 1, 2
+_LEVEL_BITS, _CHECKSUM_BITS = 12, 12
+_LEVEL_MASK = (1 << _LEVEL_BITS) - 1
+_WORD = 3
+_HEADER = 1 + _WORD
 _GEOMETRY = struct.Struct("<HH")
 _CHECK = struct.Struct("<H")
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """``size`` is (height, width), present in intra packets only; ``checksum`` has 16 bits."""
+    """``size`` is (height, width), present in intra packets only. ``dropped`` counts only where there are more pictures
+    than are kept. ``checksum`` has 12 bits (:data:`CHECKSUM_MASK`)."""
 
     quality: float
     checksum: int
     size: tuple[int, int] | None
     data: bytes
+    dropped: int = 0
 
     @property
     def intra(self) -> bool:
         return self.size is not None
+
+
+CHECKSUM_MASK = (1 << _CHECKSUM_BITS) - 1
 
 
 def _crc16(data: bytes) -> int:
@@ -46,8 +55,9 @@ def _crc16(data: bytes) -> int:
 
 
 def write_packet(packet: Packet) -> bytes:
-    kind = VERSION << 4 | (_INTRA if packet.intra else _INTER)
-    header = _HEADER.pack(kind, round(packet.quality * QUALITY_STEPS), packet.checksum)
+    kind = VERSION << 4 | packet.dropped << _DROPPED_SHIFT | (_INTRA if packet.intra else 0)
+    word = round(packet.quality * QUALITY_STEPS) | packet.checksum << _LEVEL_BITS
+    header = bytes([kind]) + word.to_bytes(_WORD, "little")
     if packet.size is not None:
         header += _GEOMETRY.pack(packet.size[1], packet.size[0])
         header += _CHECK.pack(_crc16(header))
@@ -56,21 +66,23 @@ def write_packet(packet: Packet) -> bytes:
 
 def read_packet(payload: bytes) -> Packet:
     """Parse a packet. Raises :class:`RqlvcError` when its header is damaged or of another version."""
-    if len(payload) < _HEADER.size:
+    if len(payload) < _HEADER:
         raise RqlvcError("A packet is damaged: it is shorter than its header.")
-    kind, quality, checksum = _HEADER.unpack_from(payload)
+    kind, word = payload[0], int.from_bytes(payload[1:_HEADER], "little")
     if kind >> 4 != VERSION:
         raise RqlvcError(f"A packet has version {kind >> 4}, this program reads version {VERSION}: damaged or newer.")
-    if kind & 15 not in (_INTER, _INTRA) or quality > QUALITY_MAX * QUALITY_STEPS:
+    dropped, level, checksum = kind >> _DROPPED_SHIFT & 3, word & _LEVEL_MASK, word >> _LEVEL_BITS
+    intra = kind & 3 == _INTRA
+    if kind & 3 > _INTRA or dropped >= PICTURES or (intra and dropped) or level > QUALITY_MAX * QUALITY_STEPS:
         raise RqlvcError("A packet is damaged: its header holds impossible values.")
-    if kind & 15 == _INTER:
-        return Packet(quality / QUALITY_STEPS, checksum, None, payload[_HEADER.size :])
-    begin = _HEADER.size + _GEOMETRY.size
+    if not intra:
+        return Packet(level / QUALITY_STEPS, checksum, None, payload[_HEADER:], dropped)
+    begin = _HEADER + _GEOMETRY.size
     if len(payload) < begin + _CHECK.size or _CHECK.unpack_from(payload, begin)[0] != _crc16(payload[:begin]):
         raise RqlvcError("A packet is damaged: the checksum of its header does not match.")
-    width, height = _GEOMETRY.unpack_from(payload, _HEADER.size)
+    width, height = _GEOMETRY.unpack_from(payload, _HEADER)
     check_size(width, height)
-    return Packet(quality / QUALITY_STEPS, checksum, (height, width), payload[begin + _CHECK.size :])
+    return Packet(level / QUALITY_STEPS, checksum, (height, width), payload[begin + _CHECK.size :])
 
 
 def check_size(width: int, height: int) -> None:

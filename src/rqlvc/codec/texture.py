@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.interpolation import upsample_blocks
-from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, zero_conv
+from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, residual_blocks, zero_conv
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold, unshuffle_order
 from rqlvc.codec.prior import LatentCodec
 from rqlvc.codec.quality import QualityTable, anchor_qualities, quantiser_step
@@ -20,6 +20,7 @@ from rqlvc.codec.transforms import picture_dct
 FINE = 48  # features at 1/4
 COARSE = 96  # features at 1/8; also the number of latents
 PRIOR = 64  # width of the integer prior
+DEPTH = 3  # residual blocks in a row, in the networks of intra frames: one frame in many can take its time
 LOW = (*range(6), *range(64, 67), *range(80, 83))  # the lowest frequencies of Y, U and V
 
 
@@ -37,10 +38,10 @@ class IntraAnalysis(nn.Module):
         super().__init__()
         self.head = conv(FOLD_4, FINE)
         self.modulate = QualityScale(FINE)
-        self.fine = ResidualBlock(FINE)
+        self.fine = residual_blocks(FINE, DEPTH)
         self.down = conv(FINE, COARSE, 3, 2)
         self.merge = conv(COARSE, COARSE)
-        self.coarse = ResidualBlock(COARSE)
+        self.coarse = residual_blocks(COARSE, DEPTH)
         self.out = zero_conv(COARSE, COARSE, 1)
 
     def forward(self, samples: Tensor, quality: Tensor) -> Tensor:
@@ -90,10 +91,10 @@ class IntraSynthesis(nn.Module):
         super().__init__()
         self.head = conv(COARSE, COARSE)
         self.modulate = QualityScale(COARSE)
-        self.coarse = ResidualBlock(COARSE)
+        self.coarse = residual_blocks(COARSE, DEPTH)
         self.up = conv(COARSE, 4 * FINE // 2, 1)
         self.merge = conv(FINE // 2 + FOLD_4, FINE)
-        self.fine = ResidualBlock(FINE)
+        self.fine = residual_blocks(FINE, DEPTH)
         self.out = zero_conv(FINE, FOLD_4)
 
     def forward(self, scaled: Tensor, linear: Tensor, quality: Tensor) -> Tensor:

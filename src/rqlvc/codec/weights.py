@@ -18,7 +18,7 @@ from rqlvc.codec.mixing import Mixer
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.errors import RqlvcError
 
-FORMAT = "rqlvc-codec-4"
+FORMAT = "rqlvc-codec-5"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
 _MIXERS = "mixers."
 _IDENTITY_DIGITS = 16

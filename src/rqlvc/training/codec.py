@@ -22,6 +22,7 @@ from rqlvc.codec.planes import Planes
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import QUALITY_MAX
 from rqlvc.codec.quality import LAMBDA_MAX, LAMBDA_MIN, lagrangian
+from rqlvc.codec.references import PICTURES, superfluous
 from rqlvc.codec.weights import read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.training.data import Clip, batches
@@ -78,15 +79,16 @@ def scaled(schedule: tuple[Stage, ...], factor: float) -> tuple[Stage, ...]:
 
 
 def sample_qualities(batch: int, length: int, rng: np.random.Generator) -> list[Tensor]:
-    """Quality per frame, each (batch,): stratified over the range, with a hierarchy in half of the samples."""
+    """Quality per frame, each (batch,): stratified over the range, with a hierarchy in half of the samples, of which
+    all have their best frames at once: these are kept."""
     base = (np.arange(batch) + rng.random(batch)) * (QUALITY_MAX / batch)
-    phase = rng.integers(0, len(HIERARCHY), batch)
+    phase = int(rng.integers(0, len(HIERARCHY)))
     hierarchical = rng.random(batch) < 0.5
     per_log = QUALITY_MAX / math.log(LAMBDA_MAX / LAMBDA_MIN)
     qualities = []
     for t in range(length):
-        weight = np.array([HIERARCHY[(p + t) % len(HIERARCHY)] for p in phase])
-        offset = np.where(hierarchical & (t > 0), per_log * np.log(weight), rng.normal(0, 1.5, batch) * (t > 0))
+        lower = per_log * math.log(HIERARCHY[(phase + t) % len(HIERARCHY)])
+        offset = np.where(hierarchical & (t > 0), lower, rng.normal(0, 1.5, batch) * (t > 0))
         quality = np.clip(np.round((base + offset) * 64) / 64, 0, QUALITY_MAX)
         qualities.append(torch.tensor(quality, dtype=torch.float32))
     return qualities
@@ -160,6 +162,8 @@ def code_frame(
         decoded, state = model.intra_frame(coder, quality, frame, (height, width))
     else:
         decoded, state = model.inter_frame(coder, quality, frame, state)
+    if len(state.kept) == PICTURES:
+        state = state.without(superfluous(state.kept))
     return decoded, state._replace(reference=_eight_bits(decoded))
 
 
@@ -178,8 +182,8 @@ def _cut(state: State) -> State:
     def detached(picture: Planes) -> Planes:
         return Planes(picture.luma.detach(), picture.chroma.detach())
 
-    past = None if state.past is None else detached(state.past)
-    return state._replace(reference=detached(state.reference), past=past)
+    kept = tuple(past._replace(picture=detached(past.picture)) for past in state.kept)
+    return state._replace(reference=detached(state.reference), kept=kept)
 
 
 def loss_of(results: list[Coded], qualities: list[Tensor], balance: Tensor) -> Tensor:
