@@ -87,7 +87,8 @@ def test_what_an_inter_frame_costs_in_a_trial_is_believed(log_factor: float, slo
     tried = RatePoint(tentative.quality, bits(tentative.quality))
     decision = controller.decide(replace(info(1, math.exp(log_factor)), tried=tried))
     assert not decision.tentative
-    assert decision.target_bits == pytest.approx(bits(decision.quality), rel=0.2)
+    # The prediction is out by up to a factor of three; what is left is the slope from the trial's level to the new one.
+    assert decision.target_bits == pytest.approx(bits(decision.quality), rel=0.3)
 
 
 @simulated(12)

@@ -199,14 +199,19 @@ def test_qualities_cover_the_range_in_every_batch() -> None:
 
 
 def test_hierarchy_weights_become_lagrangians() -> None:
-    """A step of quality along the miniGOP multiplies lambda by the weight of the frame (before rounding)."""
+    """A step of quality along the miniGOP multiplies lambda by the weight of the frame (before rounding), in half of
+    the samples of a batch and at the same place of the miniGOP in all of these."""
     rng = np.random.default_rng(2)
-    first, second = sample_qualities(4000, 2, rng)
-    middle = (first > 10) & (first < 53)
-    ratio = (lagrangian(second) / lagrangian(first))[middle]
-    for weight in set(HIERARCHY):
-        expected = sum(w == weight for w in HIERARCHY) / len(HIERARCHY) / 2
-        assert ((ratio / weight - 1).abs() < 2e-3).float().mean() > 0.8 * expected
+    met = []
+    for _ in range(40):
+        first, second = sample_qualities(200, 2, rng)
+        middle = (first > 10) & (first < 53)
+        ratio = (lagrangian(second) / lagrangian(first))[middle]
+        shares = {weight: float(((ratio / weight - 1).abs() < 2e-3).float().mean()) for weight in set(HIERARCHY)}
+        weight = max(shares, key=lambda one: shares[one])
+        assert shares[weight] > 0.3 and sum(shares.values()) - shares[weight] < 0.1
+        met.append(weight)
+    assert set(met) == set(HIERARCHY)
 
 
 def test_a_scaled_schedule_keeps_its_stages() -> None:

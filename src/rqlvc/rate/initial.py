@@ -10,11 +10,11 @@ import math
 from rqlvc.rate.models import LogarithmicModel
 from rqlvc.rate.protocol import QUALITY_MAX
 
-INTER = LogarithmicModel(alpha=14.1, beta=77.8)
+INTER = LogarithmicModel(alpha=14.2, beta=79.0)
 INTRA = LogarithmicModel(alpha=21.1, beta=39.5)
 
 
-INTRA_RATIO, NOVELTY_POWER = 6.17, -0.67
+INTRA_RATIO, NOVELTY_POWER = 6.40, -0.67
 """Bits of an intra frame over those of a mean inter frame after it, at the middle level, are about ratio * novelty **
 power: least squares on the groups of pictures of the same sequences (at all levels the ratio runs from 3 to 97; half a
 unit of its logarithm remains unexplained)."""

@@ -18,7 +18,7 @@ from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
 BASE_RATE, INTRA_RATE, END_RATE = 0.3, 1.0, 4.0
 """Part of the way that the base goes to what the budget asks for: at an inter frame; at an intra frame, where quality
 may change unseen; and, divided by the frames left, towards the end, so that the total lands on the target."""
-DEPENDENCE = 0.021
+DEPENDENCE = 0.024
 """Rise of ln R for each level that an inter frame is above where its reference would have it: the mean of twelve real
 sequences (``benchmarks/surfaces.py``)."""
 FACTOR_PRIOR, FACTOR_WALK, FRAME_NOISE = 0.2, 0.02, 0.1
