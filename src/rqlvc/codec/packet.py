@@ -70,7 +70,10 @@ def read_packet(payload: bytes) -> Packet:
         raise RqlvcError("A packet is damaged: it is shorter than its header.")
     kind, word = payload[0], int.from_bytes(payload[1:_HEADER], "little")
     if kind >> 4 != VERSION:
-        raise RqlvcError(f"A packet has version {kind >> 4}, this program reads version {VERSION}: damaged or newer.")
+        raise RqlvcError(
+            f"A packet has version {kind >> 4}, this program reads version {VERSION}: it is damaged, or decoded by the "
+            "version of this program that wrote it."
+        )
     dropped, level, checksum = kind >> _DROPPED_SHIFT & 3, word & _LEVEL_MASK, word >> _LEVEL_BITS
     intra = kind & 3 == _INTRA
     if kind & 3 > _INTRA or dropped >= PICTURES or (intra and dropped) or level > QUALITY_MAX * QUALITY_STEPS:
