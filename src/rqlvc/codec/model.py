@@ -20,7 +20,7 @@ from rqlvc.codec.motion import CONTEXTS, LATENTS, rescaled, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step
-from rqlvc.codec.references import Kept
+from rqlvc.codec.references import Kept, too_many
 from rqlvc.codec.search import block_search
 from rqlvc.codec.texture import COARSE, FINE, PRIOR, Condition, InterCodec, IntraCodec
 
@@ -48,7 +48,9 @@ class State(NamedTuple):
     kept: tuple[Kept, ...] = ()  # before the reference, latest first
 
     def without(self, index: int) -> "State":
-        """Of the pictures that are kept, one fewer."""
+        """Without that one of the pictures that are kept, if they are too many."""
+        if not too_many(self.kept):
+            return self
         return self._replace(kept=self.kept[:index] + self.kept[index + 1 :])
 
 

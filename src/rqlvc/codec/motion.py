@@ -96,6 +96,15 @@ def _median(values: Any) -> int:
 
 
 @njit(**OPTIONS)
+def candidate_of(found: Any, count: int, x: int, y: int, picture: int) -> int:
+    """Which of the first ``count`` candidates the vector (x, y) to ``picture`` is; -1 if none."""
+    for i in range(count):
+        if found[i, 0] == x and found[i, 1] == y and found[i, 2] == picture:
+            return i
+    return -1
+
+
+@njit(**OPTIONS)
 def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
     """Fill ``found`` (9, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and its
     picture; then what a new vector to picture 0, 1 and 2 differs from; last how many candidates there are, their
@@ -130,10 +139,7 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
         if k < 2 or k == 3:
             beyond += reference > 0
             farther += reference == PICTURES - 1
-        known = not around.predicted
-        for i in range(count):
-            known |= found[i, 0] == x and found[i, 1] == y and found[i, 2] == reference
-        if not known:
+        if around.predicted and candidate_of(found, count, x, y, reference) < 0:
             found[count, 0], found[count, 1], found[count, 2] = x, y, reference
             count += 1
     found[FACTS, 0] = count
@@ -166,10 +172,7 @@ def code_vector(coder: Any, contexts: Any, found: Any, pictures: int, kind: int,
     """Code or decode ``vector`` (3,; x, y, picture), whose candidates are ``found``; returns whether it is new.
     ``pictures``: how many there are. ``new``: what :func:`new_around` says."""
     count, spread, reaching = found[FACTS]
-    same = -1
-    for i in range(count):
-        if found[i, 0] == vector[0] and found[i, 1] == vector[1] and found[i, 2] == vector[2]:
-            same = i
+    same = candidate_of(found, count, vector[0], vector[1], vector[2])
     if count and decide(coder, contexts, _MERGE + (kind * 3 + new) * SPREADS + spread, same >= 0):
         index = 0
         first = _INDEX + (kind * CANDIDATES + count - 1) * CANDIDATES

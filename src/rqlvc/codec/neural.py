@@ -14,7 +14,7 @@ from rqlvc.codec.packet import CHECKSUM_MASK, Packet, check_size, read_packet, w
 from rqlvc.codec.planes import Planes, from_bytes, from_frame, padded_size, to_bytes, to_frame
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import DecodedFrame, EncodedFrame, carried_quality
-from rqlvc.codec.references import PICTURES, superfluous
+from rqlvc.codec.references import superfluous
 from rqlvc.codec.weights import DEFAULT_WEIGHTS, Weights, read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
@@ -63,12 +63,12 @@ class NeuralCodec:
             planes = from_frame(frame, self.device)
             shown, after = self._code(coder, quality, planes, state, (frame.height, frame.width))
         size = (frame.height, frame.width)
-        dropped = superfluous(after.kept) if _too_many(after) else 0
+        dropped = superfluous(after.kept)
         packet = Packet(quality, _checksum(coder, dropped), size if state is None else None, coder.finish(), dropped)
         return EncodedFrame(
             write_packet(packet),
             to_frame(shown, *size),
-            CodecState(_kept(after, dropped), coder.mixers, size),
+            CodecState(after.without(dropped), coder.mixers, size),
             coder.bits,
         )
 
@@ -85,7 +85,7 @@ class NeuralCodec:
             shown, after = self._code(coder, packet.quality, None, state, size)
         if _checksum(coder, packet.dropped) != packet.checksum:
             raise RqlvcError("A packet is damaged: the checksum of its symbols does not match.")
-        return DecodedFrame(to_frame(shown, *size), CodecState(_kept(after, packet.dropped), coder.mixers, size))
+        return DecodedFrame(to_frame(shown, *size), CodecState(after.without(packet.dropped), coder.mixers, size))
 
     def _coder(self, coder: BinaryCoder, state: CodecState | None) -> PacketCoder:
         return PacketCoder(coder, self._mixers if state is None else state.mixers)
@@ -121,15 +121,6 @@ class NeuralCodec:
 def _checksum(coder: PacketCoder, dropped: int) -> int:
     """Of all that later frames depend on."""
     return zlib.crc32(bytes([dropped]), coder.checksum) & CHECKSUM_MASK
-
-
-def _too_many(state: State) -> bool:
-    return len(state.kept) == PICTURES
-
-
-def _kept(state: State, dropped: int) -> State:
-    """``state`` with no more pictures than the next frame can reach to."""
-    return state.without(dropped) if _too_many(state) else state
 
 
 def load(

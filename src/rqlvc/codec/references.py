@@ -44,8 +44,15 @@ class Kept(NamedTuple):
         return self._replace(through=through, distance=self.distance + 1, use=use)
 
 
+def too_many(kept: Sequence[Kept]) -> bool:
+    """Whether these and the reference are more than the next frame can reach to."""
+    return len(kept) >= PICTURES
+
+
 def superfluous(kept: Sequence[Kept]) -> int:
-    """Which of as many pictures as ``PICTURES``, the latest first, the frames to come are likely to miss least."""
+    """Which of ``kept``, the latest first, the frames to come are likely to miss least; 0 if there are not too many."""
+    if not too_many(kept):
+        return 0
     latest, near, far = kept
     better = float(near.quality.mean()) > float(latest.quality.mean()) + BETTER
     if better and near.distance < OLDEST:

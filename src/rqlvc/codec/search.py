@@ -30,6 +30,7 @@ from rqlvc.codec.motion import (
     VECTOR_LIMIT,
     as_field,
     as_motion,
+    candidate_of,
     code_split,
     code_square,
     code_vector,
@@ -340,10 +341,7 @@ def _choose(
         else:
             vector[:2] = own[k - count]
             vector[2] = k - count
-            tried = False
-            for i in range(count):
-                tried |= found[i, 0] == vector[0] and found[i, 1] == vector[1] and found[i, 2] == vector[2]
-            if tried:
+            if candidate_of(found, count, vector[0], vector[1], vector[2]) >= 0:  # it has been tried
                 continue
         search, mine = searches[vector[2]], own[vector[2]]
         if kind:

@@ -87,10 +87,10 @@ class Outlook:
         groups = [slice(start, end) for start, end in pairwise([*starts, len(self)])]
         longest = max(group.stop - group.start for group in groups)
         costs = [_usual_bits(self.bits[-1][group], longest) for group in groups]
-        known = [log_bits(cost) for cost in costs if cost is not None]
+        mean = fmean(log_bits(cost) for cost in costs if cost is not None)
         wanted: list[float] = []
         for cost, group in zip(costs, groups, strict=True):
-            above = 0.0 if cost is None else log_bits(cost) - fmean(known)
+            above = 0.0 if cost is None else log_bits(cost) - mean
             lower = round(COMPLEX * above / COMPLEX_STEP) * COMPLEX_STEP
             wanted += [offset - min(max(lower, -COMPLEX_MOST), COMPLEX_MOST) for offset in self.offsets[group]]
         return tuple(wanted)

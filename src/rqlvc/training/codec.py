@@ -22,7 +22,7 @@ from rqlvc.codec.planes import Planes
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import QUALITY_MAX
 from rqlvc.codec.quality import LAMBDA_MAX, LAMBDA_MIN, lagrangian
-from rqlvc.codec.references import PICTURES, superfluous
+from rqlvc.codec.references import superfluous
 from rqlvc.codec.weights import read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.training.data import Clip, batches
@@ -162,8 +162,7 @@ def code_frame(
         decoded, state = model.intra_frame(coder, quality, frame, (height, width))
     else:
         decoded, state = model.inter_frame(coder, quality, frame, state)
-    if len(state.kept) == PICTURES:
-        state = state.without(superfluous(state.kept))
+    state = state.without(superfluous(state.kept))
     return decoded, state._replace(reference=_eight_bits(decoded))
 
 
