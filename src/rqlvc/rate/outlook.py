@@ -7,9 +7,6 @@ that stands out from its reference carries what they left out.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +19,6 @@ from rqlvc.rate.protocol import QualityRange
 
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
-COMPLEX, COMPLEX_MOST, COMPLEX_STEP = 6.0, 8.0, 2.0
-"""Levels by which a group of pictures that costs e times more bits a frame than usual is lower, for bits buy little
-there (x264's ``qcomp`` of 0.6 does as much); the most; and what they are a multiple of, so that there are few kinds."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
 
@@ -57,18 +51,15 @@ class Kind(NamedTuple):
     """Frames that are much the same to a plan: of one type, and at the same level but for less than one."""
 
     intra: bool
-    coded: int
-    """Levels from the base in the first pass."""
-    wanted: int
-    """Levels from the base in the second."""
+    offset: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """``bits[k]`` are those of all frames at the base level ``bases[k]``: of one pass or, at another base, a second.
 
-    ``intra`` says which frames were, and ``offsets`` how far each was from the base, which was held in these passes
-    (:func:`rqlvc.rate.hierarchy.held_level`). In the one to come, groups of pictures that cost much are lower.
+    ``intra`` says which frames were, and ``offsets`` how far each is meant to be from the base. In these passes the
+    base was held (:func:`rqlvc.rate.hierarchy.held_level`).
     """
 
     bases: tuple[float, ...]
@@ -80,25 +71,9 @@ class Outlook:
         """Frames."""
         return len(self.intra)
 
-    @cached_property
-    def wanted(self) -> tuple[float, ...]:
-        """Levels from the base to each frame of the pass to come."""
-        starts = [index for index, intra in enumerate(self.intra) if intra]
-        groups = [slice(start, end) for start, end in pairwise([*starts, len(self)])]
-        longest = max(group.stop - group.start for group in groups)
-        costs = [_usual_bits(self.bits[-1][group], longest) for group in groups]
-        mean = fmean(log_bits(cost) for cost in costs if cost is not None)
-        wanted: list[float] = []
-        for cost, group in zip(costs, groups, strict=True):
-            above = 0.0 if cost is None else log_bits(cost) - mean
-            lower = round(COMPLEX * above / COMPLEX_STEP) * COMPLEX_STEP
-            wanted += [offset - min(max(lower, -COMPLEX_MOST), COMPLEX_MOST) for offset in self.offsets[group]]
-        return tuple(wanted)
-
     def frame(self, index: int) -> Term:
         """Of one frame."""
-        bits = [bits[index] for bits in self.bits]
-        return self._term(bits, self.intra[index], self.offsets[index], self.wanted[index])
+        return self._term([bits[index] for bits in self.bits], self.intra[index], self.offsets[index])
 
     def kinds(self) -> tuple[Kind, ...]:
         """Each kind of frame that there is, once."""
@@ -116,7 +91,7 @@ class Outlook:
     def together(self, kinds: Sequence[Kind], bits: FloatArray) -> dict[Kind, Term]:
         """By kind, of frames that took ``bits``, shape (passes, kinds); kinds without frames are left out."""
         spent = zip(kinds, bits.T, strict=True)
-        return {kind: self._term(found, *kind) for kind, found in spent if found.all()}
+        return {kind: self._term(found, kind.intra, kind.offset) for kind, found in spent if found.all()}
 
     def base(self, total_bits: float, limits: QualityRange) -> float:
         """The base level at which all frames together would cost ``total_bits``."""
@@ -124,22 +99,13 @@ class Outlook:
         return base_level([*self.together(kinds, self.left(kinds)[:, 0]).values()], total_bits, limits)
 
     def _kind(self, index: int) -> Kind:
-        return Kind(self.intra[index], round(self.offsets[index]), round(self.wanted[index]))
+        return Kind(self.intra[index], round(self.offsets[index]))
 
-    def _term(self, bits: Sequence[float] | FloatArray, intra: bool, coded: float, wanted: float) -> Term:
-        """Of frames that took ``bits`` in each pass, ``coded`` levels from the base, and are to be ``wanted`` levels
-        from it: the line through both passes, or with the usual slope."""
-        levels = [held_level(base, coded) for base in self.bases]
+    def _term(self, bits: Sequence[float] | FloatArray, intra: bool, offset: float) -> Term:
+        """Of frames at ``offset`` that took ``bits`` in each pass: the line through both, or with the usual slope."""
+        levels = [held_level(base, offset) for base in self.bases]
         slope = 1 / (INTRA if intra else INTER).alpha
         if levels[0] != levels[-1]:
             rise = (log_bits(bits[-1]) - log_bits(bits[0])) / (levels[-1] - levels[0])
             slope = min(max(rise, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
-        return Term(log_bits(bits[-1]) - slope * levels[-1], slope, wanted)
-
-
-def _usual_bits(bits: Sequence[int], length: int) -> float | None:
-    """Of a frame of a group of pictures that took ``bits``, the intra frame first, had it gone on to ``length``."""
-    intra, inter = bits[0], bits[1:]
-    if not inter:
-        return None if length > 1 else intra
-    return (intra + (length - 1) * fmean(inter)) / length
+        return Term(log_bits(bits[-1]) - slope * levels[-1], slope, offset)

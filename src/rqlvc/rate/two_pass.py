@@ -79,7 +79,7 @@ class TwoPass:
         term = self._corrected(self.outlook.frame(index), info.intra)
         if info.intra or self._last_quality is None:
             return term
-        usual = self._last_quality + term.offset - self.outlook.wanted[index - 1]
+        usual = self._last_quality + term.offset - self.outlook.offsets[index - 1]
         return term._replace(log_rate=term.log_rate - DEPENDENCE * usual, slope=term.slope + DEPENDENCE)
 
     def _seen(self, info: FrameInfo) -> int:
