@@ -21,12 +21,15 @@ _log = logging.getLogger(__name__)
 
 OPTIONS: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
 """For ``numba.njit``. Kernels are compiled at their first call on a machine and kept on disk."""
+INNER: Any = {**OPTIONS, "_nrt": False}
+"""The same for what kernels call for every block or decision and what allocates nothing: references to arrays are not
+counted there. Counting is atomic, for each array at each call, and takes several times as long as a decision does."""
 
 
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
     """Orthonormal DCT-II of 8 samples, from their sums and differences."""
     s0, s1, s2, s3 = a0 + a7, a1 + a6, a2 + a5, a3 + a4

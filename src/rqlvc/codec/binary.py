@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.compiled import OPTIONS
+from rqlvc.compiled import INNER, OPTIONS
 from rqlvc.errors import RqlvcError
 
 ONE = 1 << 16
@@ -86,13 +86,13 @@ def _coder(mode: int, data: npt.NDArray[np.uint8], contexts: int) -> BinaryCoder
     return BinaryCoder(state, data, np.zeros(1), np.zeros((contexts, 2), np.int64))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def mode(coder: Any) -> int:
     """What ``coder`` does."""
     return coder.state[_MODE]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def decide(coder: Any, contexts: Any, context: int, one: bool) -> bool:
     """Code the decision ``one``, or decode it; returns it. A ``context`` below 0 is an even chance."""
     if context < 0:
@@ -110,7 +110,7 @@ def decide(coder: Any, contexts: Any, context: int, one: bool) -> bool:
     return one
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def code(coder: Any, probability: int, one: bool) -> bool:
     """Code or decode a decision that is a one with ``probability``; returns it."""
     state = coder.state
@@ -138,7 +138,7 @@ def code(coder: Any, probability: int, one: bool) -> bool:
     return one
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _shift(coder: Any) -> None:
     """Hand out the top byte of what is known of the code. It is held while a carry could still reach it."""
     state = coder.state
@@ -155,7 +155,7 @@ def _shift(coder: Any) -> None:
     state[_LOW] = (low & 0x00FFFFFF) << 8
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _put(coder: Any, byte: int) -> None:
     place = coder.state[_PLACE]
     if place < len(coder.data):
@@ -192,7 +192,7 @@ def magnitude_contexts(longest: int) -> int:
     return 2 * (longest + 1)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def magnitude(coder: Any, contexts: Any, first: int, longest: int, value: int) -> int:
     """Code or decode ``value`` (0 to 2**(longest + 1) - 2): its length in binary, then its digits, of which the first
     has contexts of its own. The contexts begin with ``first``; below 0, all chances are even."""

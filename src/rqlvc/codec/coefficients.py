@@ -18,7 +18,7 @@ from rqlvc.codec.binary import ONE, READ, code, magnitude, mode
 from rqlvc.codec.laplace import BINS, bin_scales
 from rqlvc.codec.mixing import INPUTS, Decision, learn, predict
 from rqlvc.codec.transforms import frequency_order
-from rqlvc.compiled import OPTIONS
+from rqlvc.compiled import INNER, OPTIONS
 
 CHROMA = (64, 80)
 """The first of 16 channels of U and of V; before them come 64 of luma."""
@@ -134,7 +134,7 @@ class Choice(NamedTuple):
     """A magnitude of more than 0.5 + most is never made zero."""
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _level(total: int) -> int:
     """0, 1, 2, up to 4, up to 8, more."""
     if total <= 2:
@@ -142,7 +142,7 @@ def _level(total: int) -> int:
     return 3 if total <= 4 else 4 if total <= 8 else 5
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _surprise(surprise: int, expected: int) -> int:
     """Twice ``surprise`` in units of about its deviation, the root of ``expected``, rounded down: 0 to 11, of which 4
     is none."""
@@ -158,7 +158,7 @@ def _surprise(surprise: int, expected: int) -> int:
     return result + 4
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin: int, places: Any) -> None:
     """The contexts of a symbol's first decision; those of further ones follow them."""
     magnitudes = around.magnitudes
@@ -201,7 +201,7 @@ def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin:
     places[5] = start[5] + ((scale_bin * _COARSE_LEVELS + last) * _PARTNERS + other) * _STEPS
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _chosen(value: float, scale_bin: int, zero: float, choice: Any) -> int:
     """The symbol for ``value``, in quantiser steps, where a zero has the probability ``zero``."""
     magnitude = abs(value)

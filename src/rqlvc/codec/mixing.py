@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from rqlvc.codec.binary import ONE
-from rqlvc.compiled import OPTIONS
+from rqlvc.compiled import INNER
 
 INPUTS = 6
 """Contexts that a decision falls into."""
@@ -88,7 +88,7 @@ class Decision(NamedTuple):
     """(INPUTS,): what :func:`predict` found there."""
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def predict(mixer: Any, row: int, decision: Any) -> int:
     """The probability of a one, in 1/65536, with weights of the set ``row``."""
     total = 0
@@ -99,7 +99,7 @@ def predict(mixer: Any, row: int, decision: Any) -> int:
     return _PROBABILITIES[min(max(total >> _WEIGHT_SHIFT, -_ODDS_LIMIT), _ODDS_LIMIT) + _ODDS_LIMIT]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def learn(mixer: Any, row: int, decision: Any, probability: int, one: bool) -> None:
     """Let contexts and weights follow a decision whose :func:`predict` said ``probability``."""
     goal = ONE if one else 0

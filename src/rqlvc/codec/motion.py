@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rqlvc.codec.binary import BinaryCoder, Contexts, decide, magnitude, magnitude_contexts
 from rqlvc.codec.references import PICTURES
-from rqlvc.compiled import OPTIONS
+from rqlvc.compiled import INNER, OPTIONS
 
 VECTOR_LIMIT = 4095
 """Quarter samples; what a damaged stream may ask for at most."""
@@ -31,7 +31,8 @@ CANDIDATES = 5  # left, above, above right, the last frame's, zero
 EXPECTED = CANDIDATES  # the row, after the candidates, of what a new vector to picture 0 differs from; then 1, 2
 FACTS = EXPECTED + PICTURES  # the row of the candidates' number, their spread, and the context of the picture
 NEAR_BLOCKS = 4  # one more than the blocks that tell which picture a new vector reaches to
-ROWS = FACTS + 1
+NEAR = FACTS + 1  # the rows of the vectors to the left, above and above right
+ROWS = NEAR + 3
 KINDS = 3  # of vectors: a square's, its first block's, another block's
 SPREADS = 4  # how far the first two candidates are apart: 0, up to 2, up to 4 quarter samples, more or two pictures
 
@@ -73,7 +74,14 @@ def surroundings(field: Field, last: Field | None, distances: Sequence[int], pre
     return Surroundings(field, before, np.array(distances, np.int32), predicted, marks)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
+def assign(target: Any, source: Any) -> None:
+    """Copy a vector (3,; x, y, picture), component by component, as loops that allocate nothing have to."""
+    for c in range(3):
+        target[c] = source[c]
+
+
+@njit(**INNER)
 def scaled(component: int, source: int, target: int) -> int:
     """What a component over ``source`` frames would be over ``target`` frames, were motion even."""
     if source == target:
@@ -89,13 +97,12 @@ def rescaled(motion: Tensor, before: Sequence[int], after: Sequence[int]) -> Ten
     return torch.cat([vectors.clamp(-VECTOR_LIMIT, VECTOR_LIMIT).to(motion), motion[:, 2:]], dim=1)
 
 
-@njit(**OPTIONS)
-def _median(values: Any) -> int:
-    """Of three."""
-    return max(min(values[0], values[1]), min(max(values[0], values[1]), values[2]))
+@njit(**INNER)
+def _median(a: int, b: int, c: int) -> int:
+    return max(min(a, b), min(max(a, b), c))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def candidate_of(found: Any, count: int, x: int, y: int, picture: int) -> int:
     """Which of the first ``count`` candidates the vector (x, y) to ``picture`` is; -1 if none."""
     for i in range(count):
@@ -104,12 +111,12 @@ def candidate_of(found: Any, count: int, x: int, y: int, picture: int) -> int:
     return -1
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
-    """Fill ``found`` (9, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and its
-    picture; then what a new vector to picture 0, 1 and 2 differs from; last how many candidates there are, their
+    """Fill ``found`` (12, 3) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector and
+    its picture; then what a new vector to picture 0, 1 and 2 differs from; then how many candidates there are, their
     spread and how many of the blocks to the left, above and in the last frame reach beyond the reference, with
-    ``NEAR_BLOCKS`` times how many reach to picture 2.
+    ``NEAR_BLOCKS`` times how many reach to picture 2; last, as work space, the vectors of the blocks beside.
 
     Looks at nothing that is coded later.
     """
@@ -117,7 +124,7 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
     beyond = farther = 0
     field = around.field
     count = near = 0
-    close = np.zeros((3, 3), np.int32)
+    close = found[NEAR:]
     for k in range(CANDIDATES):
         i, j = row - 1, column
         if k == 0:
@@ -130,7 +137,7 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
             if i < 0 or j < 0:
                 continue
             x, y, reference = field[i, j]
-            close[near] = field[i, j]
+            assign(close[near], field[i, j])
             near += 1
         elif k == 3:
             if not len(around.last):
@@ -144,15 +151,16 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
             count += 1
     found[FACTS, 0] = count
     found[FACTS, 2] = beyond + NEAR_BLOCKS * farther
-    values = np.zeros(3, np.int32)
     distances = around.distances
     for reference in range(len(distances) if count else 0):
         distance = distances[reference]
         for component in range(2):
-            for k in range(near):
-                values[k] = scaled(close[k, component], distances[close[k, 2]], distance)
             if near == 3:
-                found[EXPECTED + reference, component] = _median(values)
+                found[EXPECTED + reference, component] = _median(
+                    scaled(close[0, component], distances[close[0, 2]], distance),
+                    scaled(close[1, component], distances[close[1, 2]], distance),
+                    scaled(close[2, component], distances[close[2, 2]], distance),
+                )
             else:
                 found[EXPECTED + reference, component] = scaled(found[0, component], distances[found[0, 2]], distance)
     if count > 1:
@@ -161,13 +169,13 @@ def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -
         found[FACTS, 1] = min((apart + 1) // 2, SPREADS - 1) if same else SPREADS - 1
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def new_around(around: Any, row: int, column: int) -> int:
     """Of the squares to the left and above, how many have a new vector."""
     return around.marks[row, column + 1, 1] + around.marks[row + 1, column, 1]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def code_vector(coder: Any, contexts: Any, found: Any, pictures: int, kind: int, new: int, vector: Any) -> bool:
     """Code or decode ``vector`` (3,; x, y, picture), whose candidates are ``found``; returns whether it is new.
     ``pictures``: how many there are. ``new``: what :func:`new_around` says."""
@@ -178,7 +186,7 @@ def code_vector(coder: Any, contexts: Any, found: Any, pictures: int, kind: int,
         first = _INDEX + (kind * CANDIDATES + count - 1) * CANDIDATES
         while index < count - 1 and not decide(coder, contexts, first + index, index == same):
             index += 1
-        vector[:] = found[index]
+        assign(vector, found[index])
         return False
     picture = vector[2]
     beyond = pictures > 1 and decide(coder, contexts, _PICTURE + reaching % NEAR_BLOCKS, picture > 0)
@@ -195,19 +203,18 @@ def code_vector(coder: Any, contexts: Any, found: Any, pictures: int, kind: int,
     return True
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def code_split(coder: Any, contexts: Any, around: Any, row: int, column: int, split: bool) -> bool:
     """Code or decode whether a square is split."""
     marks = around.marks
     return decide(coder, contexts, _SPLIT + marks[row, column + 1, 0] + marks[row + 1, column, 0], split)
 
 
-@njit(**OPTIONS)
-def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -> None:
-    """Code the square (row, column) of the field of ``around``, or decode it into the field."""
+@njit(**INNER)
+def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int, found: Any, vector: Any) -> None:
+    """Code the square (row, column) of the field of ``around``, or decode it into the field. ``found`` (12, 3) and
+    ``vector`` (3,) are work space."""
     field, mark = around.field, around.marks[row + 1, column + 1]
-    found = np.zeros((ROWS, 3), np.int32)
-    vector = np.empty(3, np.int32)
     r, c = 2 * row, 2 * column
     split = False
     for k in range(3):
@@ -218,23 +225,23 @@ def code_square(coder: Any, contexts: Any, around: Any, row: int, column: int) -
     for block in range(4 if split else 1):
         i, j = r + block // 2, c + block % 2
         find_candidates(around, i, j, 1 if split else 2, found)
-        vector[:] = field[i, j]
+        assign(vector, field[i, j])
         kind = min(block, 1) + 1 if split else 0
         mark[1] |= code_vector(
             coder, contexts, found, len(around.distances), kind, new_around(around, row, column), vector
         )
-        field[i, j] = vector
+        assign(field[i, j], vector)
     if not split:
-        field[r, c + 1] = field[r, c]
-        field[r + 1, c] = field[r, c]
-        field[r + 1, c + 1] = field[r, c]
+        for k in range(1, 4):
+            assign(field[r + k // 2, c + k % 2], field[r, c])
 
 
 @njit(**OPTIONS)
 def _code_squares(coder: Any, contexts: Any, around: Any) -> None:
+    found, vector = np.zeros((ROWS, 3), np.int32), np.empty(3, np.int32)
     for row in range(around.field.shape[0] // 2):
         for column in range(around.field.shape[1] // 2):
-            code_square(coder, contexts, around, row, column)
+            code_square(coder, contexts, around, row, column, found, vector)
 
 
 def code_field(coder: BinaryCoder, contexts: Contexts, around: Surroundings) -> None:

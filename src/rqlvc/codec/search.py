@@ -30,6 +30,7 @@ from rqlvc.codec.motion import (
     VECTOR_LIMIT,
     as_field,
     as_motion,
+    assign,
     candidate_of,
     code_split,
     code_square,
@@ -39,7 +40,7 @@ from rqlvc.codec.motion import (
 )
 from rqlvc.codec.references import PICTURES
 from rqlvc.codec.transforms import dct_matrix
-from rqlvc.compiled import OPTIONS, dct, over_rows
+from rqlvc.compiled import INNER, OPTIONS, dct, over_rows
 
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
@@ -83,27 +84,27 @@ class Search(NamedTuple):
     """What makes coefficients' squares bits, (N,)."""
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _price(difference: int, fixed: float, per_doubling: float) -> float:
     """Rough bits of one component's difference, in quarter samples."""
     return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _coefficient_bits(difference: Any, scale: Any) -> Any:
     """Estimated price of a residual's coefficient: it is coded, or is an error."""
     magnitude = abs(difference) * scale
     return min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _motion_bits(difference: Any, around: Any) -> float:
     """Price of a square's difference where ``around`` is what its neighbours suggest."""
     bits = _price(difference[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
     return bits + _price(difference[1] - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
     """Estimated price of what (x, y) leaves of a block."""
     h, w = search.last.shape[1:3]
@@ -132,7 +133,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     return bits
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
     """Price of what (x, y) leaves of a square; some number above ``limit`` once it is above."""
     bits = 0.0
@@ -143,7 +144,7 @@ def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, 
     return bits
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _consider(
     search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -160,7 +161,7 @@ def _consider(
     return bits
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _walk(
     search: Search,
     n: int,
@@ -208,7 +209,7 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, steps:
             left[n, row, column] = bits - _motion_bits(best, none)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
     """Mean of 3x3 vectors of ``field`` (h, w, 2), rounded, into ``mean``; beyond the border the nearest counts."""
     h, w = field.shape[:2]
@@ -254,7 +255,7 @@ def _squares_from_neighbours(
             left[n, row, column] = bits - _motion_bits(best, around)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _leave(
     search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -311,7 +312,18 @@ class Price(NamedTuple):
     """They adapt to what was decided before."""
 
 
-@njit(**OPTIONS)
+class Space(NamedTuple):
+    """What :func:`_choose` works in."""
+
+    found: npt.NDArray[np.int32]
+    """Candidates, as :func:`find_candidates` fills it, (12, 3)."""
+    vector: npt.NDArray[np.int32]
+    """(3,)."""
+    work: npt.NDArray[np.float32]
+    """(64,)."""
+
+
+@njit(**INNER)
 def _choose(
     searches: Any,
     n: int,
@@ -323,23 +335,22 @@ def _choose(
     around: Any,
     price: Any,
     new: int,
-    found: Any,
+    space: Any,
     best: Any,
-    work: Any,
 ) -> float:
     """The cheapest reference and vector for the block or (``kind`` 0) square at (row, column), of its candidates and
     ``own`` (references, 2), into ``best`` (3,); returns its bits, those of motion included. ``left``: what each of
     ``own`` leaves of a square."""
     least = np.inf
     pictures = len(around.distances)
-    vector = np.empty(3, np.int32)
+    found, vector, work = space
     find_candidates(around, row, column, 1 if kind else 2, found)
     count = found[FACTS, 0]
     for k in range(count + len(own)):
         if k < count:
-            vector[:] = found[k]
+            assign(vector, found[k])
         else:
-            vector[:2] = own[k - count]
+            vector[0], vector[1] = own[k - count]
             vector[2] = k - count
             if candidate_of(found, count, vector[0], vector[1], vector[2]) >= 0:  # it has been tried
                 continue
@@ -357,11 +368,11 @@ def _choose(
         bits += price.coder.bits[0]
         if bits < least:
             least = bits
-            best[:] = vector
+            assign(best, vector)
     return least
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _split_bits(price: Any, around: Any, row: int, column: int, split: bool) -> float:
     price.coder.bits[0] = 0.0
     code_split(price.coder, price.contexts, around, row, column, split)
@@ -377,9 +388,8 @@ def _decide(searches: Any, n: int, squares: Any, left: Any, blocks: Any, around:
     price of what is left of squares. ``coder`` lets the contexts adapt.
     """
     field = around.field
-    found = np.zeros((ROWS, 3), np.int32)
+    space = Space(np.zeros((ROWS, 3), np.int32), np.empty(3, np.int32), np.empty(BLOCK * BLOCK, np.float32))
     common, best = np.empty(3, np.int32), np.empty(3, np.int32)
-    work = np.empty(BLOCK * BLOCK, np.float32)
     for row in range(field.shape[0] // 2):
         for column in range(field.shape[1] // 2):
             r, c = 2 * row, 2 * column
@@ -387,7 +397,7 @@ def _decide(searches: Any, n: int, squares: Any, left: Any, blocks: Any, around:
             whole = _split_bits(price, around, row, column, False)
             remains = left[n, row, column]
             own = squares[n, row, column]
-            whole += _choose(searches, n, r, c, 0, own, remains, around, price, new, found, common, work)
+            whole += _choose(searches, n, r, c, 0, own, remains, around, price, new, space, common)
             differs = False
             for k in range(4):
                 apart = blocks[n, r + k // 2, c + k % 2, 0]
@@ -397,12 +407,12 @@ def _decide(searches: Any, n: int, squares: Any, left: Any, blocks: Any, around:
                 i, j = r + k // 2, c + k % 2
                 if split < whole:
                     own, kind = blocks[n, i, j], 1 + min(k, 1)
-                    split += _choose(searches, n, i, j, kind, own, remains, around, price, new, found, best, work)
+                    split += _choose(searches, n, i, j, kind, own, remains, around, price, new, space, best)
                     field[i, j] = best
             if split >= whole:
                 for k in range(4):
                     field[r + k // 2, c + k % 2] = common
-            code_square(coder, price.contexts, around, row, column)
+            code_square(coder, price.contexts, around, row, column, space.found, space.vector)
 
 
 @njit(**OPTIONS)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.compiled import OPTIONS, announce, dct
+from rqlvc.compiled import INNER, OPTIONS, announce, dct
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame, Plane
 
@@ -120,7 +120,7 @@ def interpolate(planes: Samples) -> None:
                 down[j] = _HALF * (upper[j] + lower[j])
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _gather(plane: Samples, top: int, vectors: Any, strip: Samples) -> None:
     """Windows of ``plane`` around the squares of the row at ``top``, moved by ``vectors`` (w, 2), side by side."""
     for column in range(vectors.shape[0]):
@@ -131,7 +131,7 @@ def _gather(plane: Samples, top: int, vectors: Any, strip: Samples) -> None:
                 here[j] = there[j]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _compare(frame: Samples, strip: Samples, x: int, y: int, sums: Any, costs: Any) -> None:
     """``costs`` (w,): sums of differences of each square to its window at (x, y) from the middle."""
     width = sums.shape[0]
@@ -186,7 +186,7 @@ def refine(frame: Samples, planes: Samples, half: bool, vectors: Vectors) -> Non
                 found[column, c] = (2 * found[column, c] if half else found[column, c]) + best[column, c]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _difference(frame: Samples, plane: Samples, row: int, column: int, x: int, y: int) -> Any:
     """Sum of differences of the square to what is at (x, y) from it."""
     total = np.float32(0)
@@ -228,7 +228,7 @@ def spread(frame: Samples, plane: Samples, vectors: Vectors) -> None:
                         vectors[row, column, 0], vectors[row, column, 1] = x, y
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _transform(columns: Samples) -> None:
     """The cosine transform of each column of ``columns`` (8, n), in place."""
     for j in range(columns.shape[1]):
@@ -260,7 +260,7 @@ def _luma_bands(strip: Samples, result: Samples) -> None:
             result[block, band] = bands[band, block] * _BAND_SHARE[band]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _dct4(a: Any, b: Any, c: Any, d: Any) -> Any:
     """Orthonormal DCT-II of 4 samples."""
     s, t, u, v = a + d, b + c, a - d, b - c
