@@ -170,11 +170,12 @@ class VideoModel(nn.Module):
         last = None if state.motion is None else rescaled(state.motion, state.distances, distances)
         known = MotionContext(last, distances, contexts, self.config.motion_prediction)
         pictures = [reference, *(kept.picture for kept in state.kept)]
-        found = None
+        found = fine = None
         if frame is not None:
-            fine = [quarter_pel(picture.luma, MARGIN) for picture in pictures]
+            fine = quarter_pel(reference.luma, MARGIN)
             through = [kept.through for kept in state.kept]
-            found = block_search(frame.luma, reference.luma, fine, through, known, quantiser_step(quality))
+            searched = [fine, *(kept.at_quarter_pel() for kept in state.kept)]
+            found = block_search(frame.luma, reference.luma, searched, through, known, quantiser_step(quality))
         motion, contexts = coder.motion(found, known, (height // 8, width // 8))
         motion = motion.to(quality)
 
@@ -197,5 +198,5 @@ class VideoModel(nn.Module):
         size = (height // 8, width // 8)
         texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)
         decoded = self.inter.synthesise(texture.latent, prediction, quality, condition)
-        before = Kept(reference, state.quality, vectors)
+        before = Kept(reference, state.quality, vectors, fine=fine)
         return decoded, State(decoded, quality, texture.detach(), motion, distances, contexts, (before, *kept))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rqlvc.codec.interpolation import follow
+from rqlvc.codec.interpolation import MARGIN, follow, quarter_pel
 from rqlvc.codec.planes import Planes
 
 PICTURES = 3
@@ -34,6 +34,12 @@ class Kept(NamedTuple):
     """Frames from the reference to it."""
     use: float = 1.0
     """Part of the blocks that reached to it, a running mean that believes in it at first."""
+    fine: Tensor | None = None
+    """What :func:`~rqlvc.codec.interpolation.quarter_pel` made of its luma, where an encoder needed it before."""
+
+    def at_quarter_pel(self) -> Tensor:
+        """What a block search reads of it."""
+        return quarter_pel(self.picture.luma, MARGIN) if self.fine is None else self.fine
 
     def after(self, motion: Tensor, vectors: Tensor, index: int) -> "Kept":
         """As it is once a frame with ``motion`` (N, 3, h, w), of which ``vectors`` (N, 2, h, w) lead to the reference,
