@@ -1,12 +1,15 @@
 """The integer networks compute what Python's integers compute, and their accumulators stay within the bounds."""
 
+import copy
 import math
+import pickle
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -94,13 +97,13 @@ def test_network_inputs_are_odd_bounded_integers(values: list[int]) -> None:
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans())
 def test_integer_convolution_is_exact(seed: int, kernel: int, signed: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
-    conv = IntegerConv(12, 8, kernel)
+    conv = IntegerConv(12, 8, kernel, signed=signed)
     with torch.no_grad():
         conv.weight.normal_(0, 0.5, generator=generator)  # many weights beyond what 8 bits hold
         conv.bias.normal_(0, 5, generator=generator)
     conv.eval()
-    low = -COMPANDED_LIMIT if signed else 0
-    x = torch.randint(low, ACTIVATION_LIMIT + 1, (1, 12, 6, 7), generator=generator).float()
+    low, high = (-COMPANDED_LIMIT, COMPANDED_LIMIT) if signed else (0, ACTIVATION_LIMIT)
+    x = torch.randint(low, high + 1, (1, 12, 6, 7), generator=generator).float()
     weight, bias = conv.integer_weight().detach(), conv.integer_bias().detach()
     assert weight.abs().max() <= WEIGHT_LIMIT and torch.equal(weight, weight.round())
     padded = np.pad(x.numpy().astype(np.int64), ((0, 0), (0, 0), (kernel // 2,) * 2, (kernel // 2,) * 2))
@@ -109,8 +112,16 @@ def test_integer_convolution_is_exact(seed: int, kernel: int, signed: bool) -> N
     expected += bias.numpy().astype(np.int64)[None, :, None, None]
     result = conv(x).detach()
     assert np.array_equal(result.numpy(), expected)
-    assert torch.equal(conv.train()(x).detach(), result)  # training sees the same integers
+    assert torch.equal(conv.double()(x.double()).float(), result)  # so does what has no 8-bit kernels
+    assert torch.equal(conv.float().train()(x).detach(), result)  # training sees the same integers
     assert np.abs(expected).max() <= conv.largest_accumulator(ACTIVATION_LIMIT)
+
+
+def test_a_copy_of_a_model_in_use_gives_the_same_integers() -> None:
+    conv = IntegerConv(4, 8, 3).eval()
+    x = torch.randint(0, ACTIVATION_LIMIT + 1, (1, 4, 6, 7), generator=torch.Generator().manual_seed(3)).float()
+    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert torch.equal(other(x), conv(x)) and torch.equal(other.eval()(x), conv(x))
 
 
 def _python_interpolation(entries: list[int], step: int) -> int:
@@ -233,7 +244,8 @@ def test_worst_inputs_stay_within_the_bound_of_each_convolution(model: VideoMode
         weight, bias = module.integer_weight().detach(), module.integer_bias().detach()
         worst = int((weight.abs().sum((1, 2, 3)) + bias.abs() / COMPANDED_LIMIT).argmax())
         sign = torch.sign(weight[worst]) * (1 if bias[worst] >= 0 else -1)
-        reached = module(sign[None] * COMPANDED_LIMIT).abs().max()
+        x = sign[None] * COMPANDED_LIMIT  # also where rectified inputs, which have no sign, would reach less
+        reached = F.conv2d(x, weight, bias, padding=module.padding).abs().max()
         bound = module.largest_accumulator(COMPANDED_LIMIT)
         assert reached == bound, name  # never past it, and the bound is no looser than it has to be
 

@@ -6,10 +6,13 @@ of threads, in float32 or float64. Training sees the same integers and passes gr
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rqlvc.codec.int8 import Packed, convolve, pack
 
 WEIGHT_LIMIT = 127
 ACTIVATION_LIMIT = 255
@@ -61,25 +64,36 @@ class IntegerConv(nn.Module):
     """
 
     BIAS_UNIT = 32.0
+    BYTES = True  # inputs fit 8 bits
 
     exact_weight: Tensor | None
     exact_bias: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, shift: int = 8, gain: float = 1.0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, shift: int = 8, gain: float = 1.0, *, signed: bool = False
+    ) -> None:
+        """``signed``: inputs are from -127 to 127 (companded), and not from 0 to 255 (rectified)."""
         super().__init__()
         self.shift = shift
+        self.signed = signed
         self.padding = kernel // 2
         deviation = gain * math.sqrt(2 / (inputs * kernel * kernel))
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * deviation)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("exact_weight", None, persistent=False)
         self.register_buffer("exact_bias", None, persistent=False)
+        self._packed: Packed | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Packed weights cannot be copied: a copy does without until it enters evaluation mode again."""
+        return {**self.__dict__, "_packed": None}
 
     def train(self, mode: bool = True) -> "IntegerConv":
         """Entering evaluation mode rounds the weights once for all."""
         super().train(mode)
         self.exact_weight = None if mode else self.integer_weight().detach()
         self.exact_bias = None if mode else self.integer_bias().detach()
+        self._packed = pack(self.exact_weight, self.signed) if self.BYTES and self.exact_weight is not None else None
         return self
 
     def integer_weight(self) -> Tensor:
@@ -91,8 +105,12 @@ class IntegerConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.exact_weight is None:
             return F.conv2d(x, self.integer_weight(), self.integer_bias(), 1, self.padding)
+        if self._packed is not None and self.exact_bias is not None and x.is_cpu and x.dtype == torch.float32:
+            sums = convolve(x, self._packed, self.exact_bias)
+        else:
+            sums = F.conv2d(x, self.exact_weight, self.exact_bias, 1, self.padding)
         # Rounding absorbs what Winograd or TF32 kernels add, as long as it stays under 1/2.
-        return torch.round(F.conv2d(x, self.exact_weight, self.exact_bias, 1, self.padding))
+        return torch.round(sums)
 
     def largest_accumulator(self, input_limit: int) -> int:
         """Bound of |accumulator| for |input| <= ``input_limit``, from the weights."""

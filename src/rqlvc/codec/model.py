@@ -143,7 +143,7 @@ class VideoModel(nn.Module):
         coarse = config.coarse or config.attention
         self.prediction = Prediction(config.mask, coarse)
         self.inter = InterCodec(coarse, config.attention, config.temporal_prior)
-        self.motion_side = IntegerConv(LATENTS, PRIOR, 3)
+        self.motion_side = IntegerConv(LATENTS, PRIOR, 3, signed=True)
         self.register_buffer("companding", companding_table(), persistent=False)
         self.register_buffer("motion_contexts", torch.from_numpy(fresh_contexts(CONTEXTS)))  # after an intra frame
 

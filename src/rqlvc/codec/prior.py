@@ -88,7 +88,7 @@ class HyperPrior(nn.Module):
         """``initial_mean``: hyper-latents to expect at each quality anchor, (9, channels)."""
         super().__init__()
         channels = initial_mean.shape[1]
-        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.05) if temporal else None
+        self.past = IntegerConv(channels, 2 * channels, 3, gain=0.05, signed=True) if temporal else None
         self.keep = nn.Parameter(torch.full((channels, 1, 1), 0.75)) if temporal else None
         self.level = IntegerQualityTable(initial_mean * LATENT_UNIT)
         self.offset = IntegerQualityTable(torch.full((ANCHORS, channels), 20.0))
@@ -112,7 +112,7 @@ class HyperSynthesis(nn.Module):
 
     def __init__(self, hyper: int, width: int) -> None:
         super().__init__()
-        self.inner = IntegerConv(hyper, width, 3)
+        self.inner = IntegerConv(hyper, width, 3, signed=True)
         self.up = IntegerConv(width, 4 * width // 2, 3)
         self.out = IntegerConv(width // 2, 4 * width, 1)
         self.register_buffer("companding", companding_table(), persistent=False)
@@ -128,7 +128,7 @@ class Step(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.context = IntegerConv(inputs, width, 3) if inputs else None
+        self.context = IntegerConv(inputs, width, 3, signed=True) if inputs else None
         self.inner = IntegerConv(width, width, 3)
 
     def forward(self, known: Tensor, decoded: Tensor | None) -> Tensor:
@@ -145,6 +145,7 @@ class NeighbourMean(IntegerConv):
 
     COARSER = 4  # the input counts in quarter steps, so that 12 channels of 9 products stay below 2^24
     LIMIT = 1023
+    BYTES = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3)
@@ -183,7 +184,7 @@ class LatentPrior(nn.Module):
         self.order = _runs([*low, *rest])
         self.natural = _runs(sorted(range(channels), key=[*low, *rest].__getitem__))
         inputs = channels + (len(low) if linear else 0)
-        self.past = IntegerConv(inputs, width, 3) if temporal else None
+        self.past = IntegerConv(inputs, width, 3, signed=True) if temporal else None
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
         self.past_level = IntegerQualityTable(torch.zeros(ANCHORS, width)) if temporal else None
         self.offset = IntegerQualityTable(torch.zeros(ANCHORS, channels))
