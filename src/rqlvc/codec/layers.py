@@ -20,6 +20,14 @@ def zero_conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     return layer
 
 
+def join_channels(*parts: Tensor) -> Tensor:
+    """The channels of all ``parts``, rounded already where the convolution that follows would: half as much to copy."""
+    device = parts[0].device.type
+    if torch.is_autocast_enabled(device):
+        parts = tuple(part.to(torch.get_autocast_dtype(device)) for part in parts)
+    return torch.cat(parts, dim=1)
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()

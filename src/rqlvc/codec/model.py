@@ -15,7 +15,7 @@ from rqlvc.codec.binary import fresh_contexts
 from rqlvc.codec.entropy import Coder, MotionContext
 from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
 from rqlvc.codec.interpolation import MARGIN, PEL, compensate, quarter_pel, towards_reference, upsample_blocks
-from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, zero_conv
+from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, join_channels, zero_conv
 from rqlvc.codec.motion import CONTEXTS, LATENTS, rescaled, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
@@ -88,7 +88,7 @@ class Prediction(nn.Module):
         """
         samples = fold(moved, 4)
         apart = torch.zeros_like(samples) if other is None else fold(other, 4) - samples
-        x = torch.cat([samples, upsample_blocks(vectors / VECTOR_UNIT, 2), apart], dim=1)
+        x = join_channels(samples, upsample_blocks(vectors / VECTOR_UNIT, 2), apart)
         fine = features = self.fine(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         coarse = None
         if self.coarse is not None:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.interpolation import upsample_blocks
-from rqlvc.codec.layers import JointAttention, QualityScale, ResidualBlock, conv, residual_blocks, zero_conv
+from rqlvc.codec.layers import (
+    JointAttention,
+    QualityScale,
+    ResidualBlock,
+    conv,
+    join_channels,
+    residual_blocks,
+    zero_conv,
+)
 from rqlvc.codec.planes import FOLD_4, Planes, fold, unfold, unshuffle_order
 from rqlvc.codec.prior import LatentCodec
 from rqlvc.codec.quality import QualityTable, anchor_qualities, quantiser_step
@@ -62,7 +70,7 @@ class CoarseTrunk(nn.Module):
 
     def forward(self, coefficients: Tensor, quality: Tensor, known: Condition) -> Tensor:
         assert known.coarse is not None
-        x = torch.cat([companded(coefficients), known.coarse], dim=1)
+        x = join_channels(companded(coefficients), known.coarse)
         x = self.block(F.leaky_relu(self.modulate(self.head(x), quality), 0.1))
         return x if self.attention is None else self.attention(x, known.coarse)
 
@@ -99,7 +107,7 @@ class IntraSynthesis(nn.Module):
 
     def forward(self, scaled: Tensor, linear: Tensor, quality: Tensor) -> Tensor:
         x = self.coarse(F.leaky_relu(self.modulate(self.head(companded(scaled)), quality), 0.1))
-        x = torch.cat([F.pixel_shuffle(self.up(x), 2), linear], dim=1)
+        x = join_channels(F.pixel_shuffle(self.up(x), 2), linear)
         return self.out(self.fine(F.leaky_relu(self.merge(x), 0.1)))
 
 
@@ -118,7 +126,7 @@ class InterSynthesis(nn.Module):
         parts = [residual, linear, known.fine]
         if self.coarse is not None:
             parts.append(self.coarse(scaled, quality, known))
-        x = F.leaky_relu(self.modulate(self.merge(torch.cat(parts, dim=1)), quality), 0.1)
+        x = F.leaky_relu(self.modulate(self.merge(join_channels(*parts)), quality), 0.1)
         return self.out(self.fine(x))
 
 
