@@ -16,6 +16,7 @@ from rqlvc.codec.motion import (
     EXPECTED,
     FACTS,
     NEAR_BLOCKS,
+    ROWS,
     VECTOR_LIMIT,
     as_field,
     code_field,
@@ -97,7 +98,7 @@ def test_vectors_to_other_pictures_are_scaled_by_distance() -> None:
     field[0:2, 4:] = -VECTOR_LIMIT, 4, 0  # above right
     field[1, 2:4] = 9, -5, 0
     field[2:4, 0:2] = 21, -11, 1  # left of the square from (2, 2) on
-    found = np.zeros((FACTS + 1, 3), np.int32)
+    found = np.zeros((ROWS, 3), np.int32)
     last = np.full_like(field, 2)
     find_candidates(surroundings(field, last, (1, 2, 5), True), 2, 2, 2, found)
     expected = [[21, -11, 1], [9, -5, 0], [-VECTOR_LIMIT, 4, 0], [2, 2, 2], [0, 0, 0]]

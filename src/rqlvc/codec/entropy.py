@@ -215,7 +215,7 @@ def _around(place: Place) -> Around:
     last = None
     if place.last is not None:
         rows = place.last[0].detach().flatten(1).T
-        last = (rows.abs() / LATENT_UNIT + 0.5).to(torch.int32).contiguous().cpu().numpy()
+        last = rows.abs().mul_(1 / LATENT_UNIT).add_(0.5).to(torch.int32).contiguous().cpu().numpy()
     height, width = place.size
     return around(layout_of(place.kind), height * width, width, last)
 

@@ -8,11 +8,14 @@ of threads, in float32 or float64. Training sees the same integers and passes gr
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor, nn
 
 from rqlvc.codec.int8 import Packed, convolve, pack
+from rqlvc.compiled import OPTIONS, over_rows
 
 WEIGHT_LIMIT = 127
 ACTIVATION_LIMIT = 255
@@ -48,8 +51,23 @@ def companding_table() -> Tensor:
 def compand(latent: Tensor, table: Tensor) -> Tensor:
     """Network input from integer latents (N, C, ...; in 1/16 steps): log-compressed magnitude with the sign kept."""
     rows = latent.movedim(1, -1)  # as they lie in memory
+    if latent.device.type == "cpu" and latent.dtype == torch.float32 and not torch.is_grad_enabled():
+        values = rows.reshape(-1, rows.shape[-1]).contiguous()
+        result = torch.empty_like(values)
+        over_rows(_look_up, len(values), values.numpy(), table.numpy(), result.numpy(), least=256)
+        return result.reshape(rows.shape).movedim(-1, 1)
     index = (rows + table.numel() // 2).clamp(0, table.numel() - 1).int()
     return table.index_select(0, index.flatten()).to(latent.dtype).reshape(rows.shape).movedim(-1, 1)
+
+
+@njit(**OPTIONS)
+def _look_up(begin: int, end: int, values: Any, table: Any, result: Any) -> None:
+    """:func:`compand` of rows of ``values`` (., channels), in one walk: most of them are zero."""
+    zero, last = len(table) // 2, len(table) - 1
+    for i in range(begin, end):
+        for j in range(values.shape[1]):
+            value = values[i, j]
+            result[i, j] = table[min(max(int(value) + zero, 0), last)] if value else np.float32(0.0)
 
 
 def linear_input(latent: Tensor) -> Tensor:
@@ -120,9 +138,11 @@ class IntegerConv(nn.Module):
 
 def requantise(accumulator: Tensor, shift: int) -> Tensor:
     """Back to activation units: divide by 2^shift, rounding half up. Exact."""
-    return round_half_up(accumulator * 2.0**-shift)
+    value = accumulator * 2.0**-shift
+    return round_half_up(value) if value.requires_grad else value.add_(0.5).floor_()
 
 
 def rectify(accumulator: Tensor, shift: int) -> Tensor:
     """Requantise and clamp to [0, 255]: the activation function of the integer networks."""
-    return requantise(accumulator, shift).clamp(0, ACTIVATION_LIMIT)
+    value = requantise(accumulator, shift)
+    return value.clamp(0, ACTIVATION_LIMIT) if value.requires_grad else value.clamp_(0, ACTIVATION_LIMIT)

@@ -174,16 +174,37 @@ def _blocks(padded: Tensor, motion: Tensor, places: Tensor, size: tuple[int, int
         return matrices[phase[:, 1]][:, None].transpose(-1, -2) @ wide
 
 
-def _predicted(planes: list[Tensor], motion: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
-    """One plane of :func:`compensate`: (N, C, H, W) from as many ``planes`` of that shape as there are pictures."""
-    _, reach, block = filters.matrices.shape
-    edge = MARGIN * block // BLOCK + (reach - block) // 2
-    padded = torch.stack([F.pad(plane.float(), [edge, edge + 1, edge, edge + 1], mode="replicate") for plane in planes])
-    n, channels, _, _ = planes[0].shape
+class Extended(NamedTuple):
+    """Pictures with their borders repeated as far as vectors and filters reach."""
+
+    luma: Tensor
+    """(pictures, N, 1, ., .)"""
+    chroma: Tensor
+    """(pictures, N, 2, ., .)"""
+
+
+def extend(pictures: Sequence[Planes]) -> Extended:
+    """What :func:`compensate` reads ``pictures`` from."""
+
+    def stacked(planes: list[Tensor], filters: Interpolation) -> Tensor:
+        _, reach, block = filters.matrices.shape
+        edge = MARGIN * block // BLOCK + (reach - block) // 2
+        sides = [edge, edge + 1, edge, edge + 1]
+        return torch.stack([F.pad(plane.float(), sides, mode="replicate") for plane in planes])
+
+    luma = stacked([picture.luma for picture in pictures], _LUMA)
+    return Extended(luma, stacked([picture.chroma for picture in pictures], _CHROMA))
+
+
+def _predicted(padded: Tensor, motion: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
+    """One plane of :func:`compensate`, (N, C, H, W), from that of all pictures."""
+    block = filters.matrices.shape[2]
+    n, channels = padded.shape[1:3]
     h, w = motion.shape[-2:]
+    shape = n, channels, h * block, w * block
     whole = motion.permute(0, 2, 3, 1).to(torch.int32).contiguous()
     if motion.device.type == "cpu" and not torch.is_grad_enabled():
-        moved = torch.empty(planes[0].shape)
+        moved = torch.empty(shape)
         over_rows(filters.move, n * h, padded.numpy(), whole.numpy(), overlapped, moved.numpy(), least=64)
         return moved
 
@@ -200,19 +221,19 @@ def _predicted(planes: list[Tensor], motion: Tensor, overlapped: bool, filters: 
         share = share[:, None] if axis == 1 else share[None, :]
         other = _blocks(padded, beside.flatten(0, 2)[at], places[at], (h, w), filters)
         blocks = blocks.index_add(0, at, share * (other - own[at]))
-    return blocks.reshape(n, h, w, channels, block, block).permute(0, 3, 1, 4, 2, 5).reshape(planes[0].shape)
+    return blocks.reshape(n, h, w, channels, block, block).permute(0, 3, 1, 4, 2, 5).reshape(shape)
 
 
-def compensate(pictures: Sequence[Planes], motion: Tensor, overlapped: bool) -> Planes:
-    """What block vectors predict of a frame; borders are repeated.
+def compensate(pictures: Extended, motion: Tensor, overlapped: bool) -> Planes:
+    """What block vectors predict of a frame; borders are repeated (:func:`extend`).
 
     ``motion`` (N, 3, H / 8, W / 8): in quarter luma samples, which are eighths of chroma samples, and which of
     ``pictures`` a vector reaches to. With ``overlapped``, a block that has other motion than a neighbour takes samples
     near their common edge in part from where the neighbour's vector points (overlapped block motion compensation, as
     in ITU-T H.263, annex F): motion has no edges where blocks have.
     """
-    luma = _predicted([picture.luma for picture in pictures], motion, overlapped, _LUMA)
-    return Planes(luma, _predicted([picture.chroma for picture in pictures], motion, overlapped, _CHROMA))
+    luma = _predicted(pictures.luma, motion, overlapped, _LUMA)
+    return Planes(luma, _predicted(pictures.chroma, motion, overlapped, _CHROMA))
 
 
 def towards_reference(motion: Tensor, distances: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rqlvc.codec.binary import fresh_contexts
 from rqlvc.codec.entropy import Coder, MotionContext
 from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
-from rqlvc.codec.interpolation import MARGIN, PEL, compensate, quarter_pel, towards_reference, upsample_blocks
+from rqlvc.codec.interpolation import MARGIN, PEL, compensate, extend, quarter_pel, towards_reference, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, join_channels, zero_conv
 from rqlvc.codec.motion import CONTEXTS, LATENTS, rescaled, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
@@ -169,7 +169,7 @@ class VideoModel(nn.Module):
         distances = (1, *(kept.distance + 1 for kept in state.kept))
         last = None if state.motion is None else rescaled(state.motion, state.distances, distances)
         known = MotionContext(last, distances, contexts, self.config.motion_prediction)
-        pictures = [reference, *(kept.picture for kept in state.kept)]
+        pictures = extend([reference, *(kept.picture for kept in state.kept)])
         found = fine = None
         if frame is not None:
             fine = quarter_pel(reference.luma, MARGIN)
@@ -185,7 +185,7 @@ class VideoModel(nn.Module):
         if kept:
             beyond = motion[:, 2:] > 0
             elsewhere = torch.where(beyond, vectors, kept[0].through)
-            other = compensate(pictures[:2], torch.cat([elsewhere, (~beyond).to(motion)], dim=1), overlapped=False)
+            other = compensate(pictures, torch.cat([elsewhere, (~beyond).to(motion)], dim=1), overlapped=False)
         moved = compensate(pictures, motion, overlapped=True)
         prediction, condition = self.prediction(moved, other, motion, vectors, quality)
 

@@ -35,7 +35,7 @@ class Kept(NamedTuple):
     use: float = 1.0
     """Part of the blocks that reached to it, a running mean that believes in it at first."""
     fine: Tensor | None = None
-    """What :func:`~rqlvc.codec.interpolation.quarter_pel` made of its luma, where an encoder needed it before."""
+    """What :func:`~rqlvc.codec.interpolation.quarter_pel` made of its luma, where an encoder has needed that."""
 
     def at_quarter_pel(self) -> Tensor:
         """What a block search reads of it."""
