@@ -63,6 +63,20 @@ _COS4, _SIN4 = (np.float32(np.sqrt(0.5) * f(np.pi / 8)) for f in (np.cos, np.sin
 
 
 @njit(**OPTIONS)
+def extend(plane: Plane, edge: int, result: Samples) -> None:
+    """``plane`` as floats, repeated at its borders: by ``edge`` before it, and after it as far as ``result`` goes."""
+    height, width = plane.shape
+    for i in range(result.shape[0]):
+        source, row = plane[min(max(i - edge, 0), height - 1)], result[i]
+        for j in range(edge):
+            row[j] = source[0]
+        for j in range(width):
+            row[edge + j] = source[j]
+        for j in range(edge + width, result.shape[1]):
+            row[j] = source[width - 1]
+
+
+@njit(**OPTIONS)
 def smaller(plane: Samples, result: Samples) -> None:
     """Means of 4x4 samples of ``plane`` (4 H, 4 W) into ``result`` (H, W)."""
     for row in range(result.shape[0]):
@@ -433,9 +447,9 @@ def _logarithm(magnitudes: Samples) -> Samples:
 
 def _extended(plane: Plane, height: int, width: int, edge: int) -> Samples:
     """The plane as floats, repeated at its borders up to (height, width) and by ``edge`` more on each side."""
-    missing = ((edge, edge + height - plane.shape[0]), (edge, edge + width - plane.shape[1]))
-    samples = plane.astype(np.float32)
-    return np.pad(samples, missing, mode="edge") if missing != ((0, 0), (0, 0)) else samples
+    samples = np.empty((height + 2 * edge, width + 2 * edge), np.float32)
+    extend(np.ascontiguousarray(plane), edge, samples)
+    return samples
 
 
 def _extended_chroma(frame: Frame, height: int, width: int, edge: int) -> Samples:
