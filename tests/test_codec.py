@@ -348,17 +348,21 @@ def test_each_block_of_each_picture_moves_by_its_own_vector() -> None:
 
 
 @pytest.mark.parametrize("overlapped", [False, True])
-def test_compiled_compensation_is_the_trained_one(overlapped: bool) -> None:
+def test_compiled_compensation_and_its_gradient_are_those_of_tensors(overlapped: bool) -> None:
     generator = torch.Generator().manual_seed(6)
     pictures = [scene(32, 48), Planes(*(plane.flip(0) for plane in scene(32, 48)))]
+    samples = [plane.clone().requires_grad_() for planes in pictures for plane in planes]
+    pictures = [Planes(*samples[:2]), Planes(*samples[2:])]
     vectors = torch.randint(-200, 201, (2, 2, 4, 6), generator=generator).float()
     vectors[:, :, 2:, :3] = vectors[:, :, 2:3, :1]  # some blocks move as their neighbours do
     motion = torch.cat([vectors, torch.randint(0, 2, (2, 1, 4, 6), generator=generator)], dim=1)
-    trained = compensate(extend(pictures), motion, overlapped)
-    with torch.no_grad():  # where no gradient is asked for, a compiled loop moves the blocks
-        compiled = compensate(extend(pictures), motion, overlapped)
-    for plane, other in zip(compiled, trained, strict=True):
-        assert torch.allclose(plane, other, atol=1e-6)
+    outcomes = []
+    for compiled in (True, False):
+        moved = compensate(extend(pictures), motion, overlapped, compiled)
+        weighted = sum((plane * torch.linspace(-1, 2, plane.numel()).reshape(plane.shape)).sum() for plane in moved)
+        outcomes.append((*moved, *torch.autograd.grad(weighted, samples)))
+    for loop, tensors in zip(*outcomes, strict=True):
+        assert torch.allclose(loop, tensors, atol=1e-5) and tensors.abs().max() > 0.1
 
 
 def test_overlapped_blocks_blend_at_edges_of_motion_only() -> None:

@@ -74,18 +74,23 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
     overlap = int(np.count_nonzero(window))
 
     @njit(**OPTIONS)
-    def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, moved: Any) -> None:
+    def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, adjoint: bool, moved: Any) -> None:
         """Rows of blocks of ``moved`` (N, C, H, W), from pictures with their borders repeated (P, N, C, ., .) and
-        ``motion`` (N, h, w, 3)."""
+        ``motion`` (N, h, w, 3). The ``adjoint`` adds to ``padded``, sample by sample, what of ``moved`` came from it.
+        """
         h, w = motion.shape[1:3]
         channels = padded.shape[2]
         wide = np.empty((reach, block), np.float32)
-        own = np.empty((channels, block, block), np.float32)
+        own = np.empty((channels, block, block), np.float32)  # what the block's own vector predicts
+        sources = 5 if overlapped else 1  # its own vector, and its neighbours'
         for line in range(begin, end):
             n, row = line // h, line % h
             for column in range(w):
                 first = motion[n, row, column]
-                for source in range(5 if overlapped else 1):  # the block's own vector, then its neighbours'
+                if adjoint:
+                    own[:] = moved[n, :, row * block : (row + 1) * block, column * block : (column + 1) * block]
+                for turn in range(sources):
+                    source = (turn + 1) % sources if adjoint else turn  # its own first; or last, for what is left
                     side = source - 1  # above, below, left, right
                     near, upright = side % 2 == 0, side < 2
                     i = j = 0
@@ -108,24 +113,39 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
                     y, x = row * block + margin + y // phases, column * block + margin + x // phases
                     for c in range(channels):
                         samples = padded[picture, n, c]
-                        for i in range(top, bottom + length - 1):
-                            for j in range(left, right):
-                                value = np.float32(0.0)
-                                for k in range(length):
-                                    value += across[k] * samples[y + i, x + j + k]
-                                wide[i, j] = value
+                        target = moved[n, c, row * block : (row + 1) * block, column * block : (column + 1) * block]
+                        if adjoint:
+                            wide[top : bottom + length - 1, left:right] = 0.0
+                        else:
+                            for i in range(top, bottom + length - 1):
+                                for j in range(left, right):
+                                    value = np.float32(0.0)
+                                    for k in range(length):
+                                        value += across[k] * samples[y + i, x + j + k]
+                                    wide[i, j] = value
                         for i in range(top, bottom):
                             for j in range(left, right):
+                                place = i if upright else j
+                                share = window[place if near else block - 1 - place] if source else np.float32(1.0)
+                                if adjoint:
+                                    value = share * target[i, j] if source else own[c, i, j]
+                                    own[c, i, j] -= value
+                                    for k in range(length):
+                                        wide[i + k, j] += down[k] * value
+                                    continue
                                 value = np.float32(0.0)
                                 for k in range(length):
                                     value += down[k] * wide[i + k, j]
                                 if source:
-                                    place = i if upright else j
-                                    share = window[place if near else block - 1 - place]
-                                    moved[n, c, row * block + i, column * block + j] += share * (value - own[c, i, j])
+                                    target[i, j] += share * (value - own[c, i, j])
                                 else:
                                     own[c, i, j] = value
-                                    moved[n, c, row * block + i, column * block + j] = value
+                                    target[i, j] = value
+                        if adjoint:
+                            for i in range(top, bottom + length - 1):
+                                for j in range(left, right):
+                                    for k in range(length):
+                                        samples[y + i, x + j + k] += across[k] * wide[i, j]
 
     return move
 
@@ -196,21 +216,39 @@ def extend(pictures: Sequence[Planes]) -> Extended:
     return Extended(luma, stacked([picture.chroma for picture in pictures], _CHROMA))
 
 
-def _predicted(padded: Tensor, motion: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
-    """One plane of :func:`compensate`, (N, C, H, W), from that of all pictures."""
-    block = filters.matrices.shape[2]
-    n, channels = padded.shape[1:3]
-    h, w = motion.shape[-2:]
-    shape = n, channels, h * block, w * block
-    whole = motion.permute(0, 2, 3, 1).to(torch.int32).contiguous()
-    if motion.device.type == "cpu" and not torch.is_grad_enabled():
-        moved = torch.empty(shape)
-        over_rows(filters.move, n * h, padded.numpy(), whole.numpy(), overlapped, moved.numpy(), least=64)
+class _Moved(torch.autograd.Function):
+    """One plane of :func:`compensate` by the compiled loop, and its gradient by the loop's adjoint."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, padded: Tensor, whole: Tensor, overlapped: bool, filters: Interpolation
+    ) -> Tensor:
+        ctx.whole, ctx.overlapped, ctx.filters, ctx.shape = whole, overlapped, filters, padded.shape
+        n, h, w, _ = whole.shape
+        block = filters.matrices.shape[2]
+        moved = torch.empty(n, padded.shape[2], h * block, w * block)
+        planes = padded.detach().numpy(), whole.numpy(), overlapped, False, moved.numpy()
+        over_rows(filters.move, n * h, *planes, least=64)
         return moved
 
-    places = torch.cartesian_prod(*(torch.arange(count, device=motion.device) for count in (n, h, w)))
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        n, h, _, _ = ctx.whole.shape
+        padded = torch.zeros(ctx.shape)
+        ctx.filters.move(
+            0, n * h, padded.numpy(), ctx.whole.numpy(), ctx.overlapped, True, gradient.contiguous().numpy()
+        )
+        return padded, None, None, None
+
+
+def _moved(padded: Tensor, whole: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
+    """The same by tensors, on any device. ``padded`` (P, N, C, ., .); ``whole``: motion, (N, h, w, 3), int32."""
+    block = filters.matrices.shape[2]
+    n, channels = padded.shape[1:3]
+    h, w = whole.shape[1:3]
+    places = torch.cartesian_prod(*(torch.arange(count, device=whole.device) for count in (n, h, w)))
     own = blocks = _blocks(padded, whole.flatten(0, 2), places, (h, w), filters)
-    window = torch.from_numpy(_window(block)).to(motion.device)
+    window = torch.from_numpy(_window(block)).to(whole.device)
     for side in range(4 if overlapped else 0):
         axis, step = 1 + side // 2, 1 if side % 2 == 0 else -1
         beside = whole.roll(step, axis)
@@ -221,19 +259,23 @@ def _predicted(padded: Tensor, motion: Tensor, overlapped: bool, filters: Interp
         share = share[:, None] if axis == 1 else share[None, :]
         other = _blocks(padded, beside.flatten(0, 2)[at], places[at], (h, w), filters)
         blocks = blocks.index_add(0, at, share * (other - own[at]))
-    return blocks.reshape(n, h, w, channels, block, block).permute(0, 3, 1, 4, 2, 5).reshape(shape)
+    return blocks.reshape(n, h, w, channels, block, block).permute(0, 3, 1, 4, 2, 5).reshape(n, channels, h * block, -1)
 
 
-def compensate(pictures: Extended, motion: Tensor, overlapped: bool) -> Planes:
+def compensate(pictures: Extended, motion: Tensor, overlapped: bool, compiled: bool | None = None) -> Planes:
     """What block vectors predict of a frame; borders are repeated (:func:`extend`).
 
     ``motion`` (N, 3, H / 8, W / 8): in quarter luma samples, which are eighths of chroma samples, and which of
     ``pictures`` a vector reaches to. With ``overlapped``, a block that has other motion than a neighbour takes samples
     near their common edge in part from where the neighbour's vector points (overlapped block motion compensation, as
-    in ITU-T H.263, annex F): motion has no edges where blocks have.
+    in ITU-T H.263, annex F): motion has no edges where blocks have. ``compiled``: by a loop on the CPU, or by tensors
+    on any device; None for what the device is fast at.
     """
-    luma = _predicted(pictures.luma, motion, overlapped, _LUMA)
-    return Planes(luma, _predicted(pictures.chroma, motion, overlapped, _CHROMA))
+    whole = motion.permute(0, 2, 3, 1).to(torch.int32).contiguous()
+    compiled = motion.device.type == "cpu" if compiled is None else compiled
+    move = _Moved.apply if compiled else _moved
+    luma = move(pictures.luma, whole, overlapped, _LUMA)
+    return Planes(luma, move(pictures.chroma, whole, overlapped, _CHROMA))
 
 
 def towards_reference(motion: Tensor, distances: Sequence[int]) -> Tensor:
