@@ -199,7 +199,8 @@ def _optimiser(model: VideoModel) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         kind = "linear" if name.endswith("_transform") else "table" if "gain.table" in name else "rest"
         groups[kind].append(parameter)
-    return torch.optim.Adam([{"params": group, "kind": kind} for kind, group in groups.items()], betas=(0.9, 0.98))
+    kinds = [{"params": group, "kind": kind} for kind, group in groups.items()]
+    return torch.optim.Adam(kinds, betas=(0.9, 0.98), fused=True)
 
 
 def _stage_at(schedule: tuple[Stage, ...], step: int) -> tuple[Stage, float]:
