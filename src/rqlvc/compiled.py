@@ -23,7 +23,8 @@ OPTIONS: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "
 """For ``numba.njit``. Kernels are compiled at their first call on a machine and kept on disk."""
 INNER: Any = {**OPTIONS, "_nrt": False}
 """The same for what kernels call for every block or decision and what allocates nothing: references to arrays are not
-counted there. Counting is atomic, for each array at each call, and takes several times as long as a decision does."""
+counted there. Counting is atomic, for each array at each call, and takes several times as long as a decision does.
+Numba does not document the option, so the project says which versions have it."""
 
 
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
