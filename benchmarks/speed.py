@@ -16,6 +16,7 @@ is everything outside them (motion search, warping, copies).
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -224,14 +225,15 @@ class Meter:
 
 
 def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> Costs:
-    """Seconds of each stage, or with ``flops`` its floating-point operations; means over frames of a kind."""
+    """Seconds of each stage, or with ``flops`` its operations; means over frames of a kind."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from rqlvc.codec import neural
     from rqlvc.rate.rqnet import load_rqnet
 
     codec, predictor = neural.load(device="cpu", threads=threads), load_rqnet()
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.onednn.qconv2d_pointwise: _integer_flops})
     read = counter.get_total_flops if flops else time.perf_counter
     meter = Meter(codec.model, read)
     records: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -257,6 +259,12 @@ def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> C
                 records[f"decode {kind}"].append(decode_costs)
                 records[f"RQNet {kind}"].append(predictor_cost)
     return {task: _mean(costs) for task, costs in sorted(records.items())}
+
+
+def _integer_flops(inputs: Any, scale: float, lift: int, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """Of a convolution of 8-bit integers (:mod:`rqlvc.codec.int8`), which PyTorch's counter does not know."""
+    outputs = weight[0]
+    return 2 * math.prod(weight) * math.prod(out_shape) // outputs
 
 
 def _mean(costs: list[dict[str, float]]) -> dict[str, float]:
