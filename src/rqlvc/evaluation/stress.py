@@ -2,8 +2,8 @@
 
 Clips are made from the sequences, in the folder of the run: pictures of one size, whose sequences are cut together
 unscaled, four to a clip (again from the first where a size has fewer; a size with a single sequence gives none), and
-the first sequence ten times over. The lengths of their parts avoid multiples of the usual intra period, so that most
-cuts hit an inter frame.
+the first sequence of each of these sizes ten times over. The lengths of their parts avoid multiples of the usual intra
+period, so that most cuts hit an inter frame.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,17 +74,17 @@ def trials(experiment: Experiment, frames: int, out: Path) -> list[Trial]:
     planned: list[tuple[str, Clip, tuple[tuple[int, int], ...], tuple[int, ...]]] = [
         ("targets", clip, ((0, rate),), ()) for clip in clips for rate in RATES
     ]
-    for (width, height), group in _by_size(clips).items():
-        if len(group) > 1:
-            parts = [(clip, min(part, clip.frames)) for clip in islice(cycle(group), PARTS)]
-            glued = _glue(parts, folder / f"cuts_{width}x{height}.y4m")
-            planned.append(("cuts", glued, ((0, MADE_CLIPS_RATE),), _starts(parts)))
-    parts = [(clips[0], min(repeat, clips[0].frames))] * REPEATS
-    repeated = _glue(parts, folder / f"{clips[0].name}_{REPEATS}_times.y4m")
-    planned.append(("repeats", repeated, ((0, MADE_CLIPS_RATE),), ()))
-    third = repeated.frames // len(STEPS)
-    steps = tuple((index * third, rate) for index, rate in enumerate(STEPS))
-    planned.append(("steps", repeated, steps, tuple(frame for frame, _ in steps[1:])))
+    several = {size: group for size, group in _by_size(clips).items() if len(group) > 1}
+    for (width, height), group in several.items():
+        parts = [(clip, min(part, clip.frames)) for clip in islice(cycle(group), PARTS)]
+        glued = _glue(parts, folder / f"cuts_{width}x{height}.y4m")
+        planned.append(("cuts", glued, ((0, MADE_CLIPS_RATE),), _starts(parts)))
+    for clip in [group[0] for group in several.values()] or clips[:1]:
+        repeated = _glue([(clip, min(repeat, clip.frames))] * REPEATS, folder / f"{clip.name}_{REPEATS}_times.y4m")
+        planned.append(("repeats", repeated, ((0, MADE_CLIPS_RATE),), ()))
+        third = repeated.frames // len(STEPS)
+        steps = tuple((index * third, rate) for index, rate in enumerate(STEPS))
+        planned.append(("steps", repeated, steps, tuple(frame for frame, _ in steps[1:])))
     return [
         Trial(kind, _job(experiment, clip, controller, rates), events)
         for controller in experiment.controllers
@@ -196,8 +196,8 @@ def markdown(settings: Mapping[str, Any]) -> str:
     titles = {
         "targets": f"Each sequence at {', '.join(map(str, RATES))} kbit/s",
         "cuts": f"Hard cuts: {PARTS} sequences of one size in one clip, unscaled, at {MADE_CLIPS_RATE} kbit/s",
-        "repeats": f"The first sequence {REPEATS} times over, at {MADE_CLIPS_RATE} kbit/s",
-        "steps": f"The same at {', then '.join(map(str, STEPS))} kbit/s",
+        "repeats": f"The first sequence of each of these sizes {REPEATS} times over, at {MADE_CLIPS_RATE} kbit/s",
+        "steps": f"These at {', then '.join(map(str, STEPS))} kbit/s",
     }
     lines = [
         f"Codec `{settings['codec']}`, model `{settings['model']}`, an intra frame every {settings['keyint']}. "
