@@ -243,7 +243,7 @@ def test_the_neural_codec_with_weights_of_ones_own(rqlvc: CommandLine, clip: Pat
     encoding = rqlvc("encode", clip, "-o", ours, "--bitrate", "80k", "--json", *model)
     assert encoding.returncode == 0, encoding.stderr.decode()
     summary = lines_of(encoding)[-1]
-    assert summary["codec"] == "rqlvc" and abs(summary["error_percent"]) < 10  # of half a second
+    assert summary["codec"] == "rqlvc" and abs(summary["error_percent"]) < 15  # of twelve frames, untrained
     assert rqlvc("decode", ours, "-o", decoded, *model).returncode == 0
     assert len(read_frames(decoded)) == summary["frames"] == 12
     assert_sentence(rqlvc("decode", coded, "-o", decoded, "-y", *model), "codec 'toy'", summary["model"])
