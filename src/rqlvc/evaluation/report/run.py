@@ -44,7 +44,7 @@ from rqlvc.media.reader import file_digest
 from rqlvc.rate.models import FITS, ExponentialModel, LinearModel, LogarithmicModel, r_squared
 from rqlvc.rate.protocol import RatePoint
 
-COLOURS = 9
+COLOURS = 10
 """And shapes: as many as page.css and page.js have."""
 WORST = 3
 """Frames of each controller in the table of the worst ones."""
