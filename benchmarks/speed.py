@@ -233,7 +233,8 @@ def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> C
     from rqlvc.rate.rqnet import load_rqnet
 
     codec, predictor = neural.load(device="cpu", threads=threads), load_rqnet()
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.onednn.qconv2d_pointwise: _integer_flops})
+    integer = getattr(torch.ops.onednn, "qconv2d_pointwise", None)  # not every build of PyTorch has it
+    counter = FlopCounterMode(display=False, custom_mapping={integer: _integer_flops} if integer else {})
     read = counter.get_total_flops if flops else time.perf_counter
     meter = Meter(codec.model, read)
     records: dict[str, list[dict[str, float]]] = defaultdict(list)

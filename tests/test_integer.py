@@ -45,6 +45,12 @@ from small_streams import CHANGING, encode_stream, moving_frames, neural_codec, 
 accumulators = st.lists(st.integers(1 - EXACT_LIMIT, EXACT_LIMIT - 1), min_size=1, max_size=64)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """The first call compiles, which takes longer than an example of a property may."""
+    compand(torch.zeros(1, 1), companding_table())
+
+
 @pytest.fixture(scope="module")
 def model() -> VideoModel:
     return read_weights(weights_path()).model

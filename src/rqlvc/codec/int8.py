@@ -1,4 +1,4 @@
-"""Convolution of 8-bit integers by the processor's own instructions (VNNI, AMX): four to nine times as fast as float32.
+"""Convolution of 8-bit integers by the processor's own instructions (VNNI, AMX): much faster than in float32.
 
 These are oneDNN's kernels for quantised networks, with all scales 1: bytes times 8-bit weights, summed up in 32 bits,
 handed out as float32, which is exact below 2^24. Processors without such instructions add up pairs of products in 16

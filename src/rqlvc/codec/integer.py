@@ -51,8 +51,8 @@ def companding_table() -> Tensor:
 def compand(latent: Tensor, table: Tensor) -> Tensor:
     """Network input from integer latents (N, C, ...; in 1/16 steps): log-compressed magnitude with the sign kept."""
     rows = latent.movedim(1, -1)  # as they lie in memory
-    if latent.device.type == "cpu" and latent.dtype == torch.float32 and not torch.is_grad_enabled():
-        values = rows.reshape(-1, rows.shape[-1]).contiguous()
+    if latent.device.type == "cpu" and latent.dtype == torch.float32:
+        values = rows.detach().reshape(-1, rows.shape[-1]).contiguous()
         result = torch.empty_like(values)
         over_rows(_look_up, len(values), values.numpy(), table.numpy(), result.numpy(), least=256)
         return result.reshape(rows.shape).movedim(-1, 1)
@@ -144,5 +144,4 @@ def requantise(accumulator: Tensor, shift: int) -> Tensor:
 
 def rectify(accumulator: Tensor, shift: int) -> Tensor:
     """Requantise and clamp to [0, 255]: the activation function of the integer networks."""
-    value = requantise(accumulator, shift)
-    return value.clamp(0, ACTIVATION_LIMIT) if value.requires_grad else value.clamp_(0, ACTIVATION_LIMIT)
+    return requantise(accumulator, shift).clamp_(0, ACTIVATION_LIMIT)

@@ -241,7 +241,7 @@ class _Moved(torch.autograd.Function):
         return padded, None, None, None
 
 
-def _moved(padded: Tensor, whole: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
+def _moved_by_tensors(padded: Tensor, whole: Tensor, overlapped: bool, filters: Interpolation) -> Tensor:
     """The same by tensors, on any device. ``padded`` (P, N, C, ., .); ``whole``: motion, (N, h, w, 3), int32."""
     block = filters.matrices.shape[2]
     n, channels = padded.shape[1:3]
@@ -273,7 +273,7 @@ def compensate(pictures: Extended, motion: Tensor, overlapped: bool, compiled: b
     """
     whole = motion.permute(0, 2, 3, 1).to(torch.int32).contiguous()
     compiled = motion.device.type == "cpu" if compiled is None else compiled
-    move = _Moved.apply if compiled else _moved
+    move = _Moved.apply if compiled else _moved_by_tensors
     luma = move(pictures.luma, whole, overlapped, _LUMA)
     return Planes(luma, move(pictures.chroma, whole, overlapped, _CHROMA))
 
