@@ -35,7 +35,7 @@ from rqlvc.codec.integer import (
 from rqlvc.codec.laplace import BINS
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.codec.motion import LATENTS
-from rqlvc.codec.prior import SHIFT, Latents, NeighbourMean
+from rqlvc.codec.prior import ACROSS, BESIDE, SHIFT, Latents, NeighbourMean
 from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 from rqlvc.codec.quality import ANCHOR_SPACING, ANCHORS, IntegerQualityTable
 from rqlvc.codec.weights import read_weights, write_weights
@@ -296,10 +296,16 @@ def test_inputs_of_integer_networks_are_integers_on_real_frames() -> None:
     assert max(largest.values()) <= ACTIVATION_LIMIT
 
 
-@given(arrays.arrays(np.int32, (1, 12, 4, 5), elements=st.integers(-(2**20), 2**20)), st.integers(0, 2**32 - 1))
-def test_neighbours_predict_the_same_integers_in_float32_and_float64(latents: np.ndarray, seed: int) -> None:
+@given(
+    arrays.arrays(np.int32, (1, 12, 4, 5), elements=st.integers(-(2**20), 2**20)),
+    st.sampled_from([ACROSS, BESIDE]),
+    st.integers(0, 2**32 - 1),
+)
+def test_neighbours_predict_the_same_integers_in_float32_and_float64(
+    latents: np.ndarray, four: tuple[tuple[float, ...], ...], seed: int
+) -> None:
     """For any weights whose bound holds, and any latents, however large."""
-    layer = NeighbourMean(12)
+    layer = NeighbourMean(12, four)
     with torch.no_grad():
         layer.weight.add_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
     layer.eval()

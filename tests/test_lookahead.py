@@ -1,6 +1,7 @@
 """A look-ahead: the longer an intra frame can be seen in the frames after it, the better it is coded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from conftest import CommandLine
 from rqlvc.encoder import Encoder
 from rqlvc.media.frame import Frame
 from rqlvc.media.y4m import FRAME_SIGNATURE
-from rqlvc.rate.constant import Hierarchical
+from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import GOP_WEIGHTS, INTRA_OFFSETS, fading, level_offset
 from rqlvc.rate.protocol import FrameInfo
+from rqlvc.rate.registry import make_controller
 from test_cli import assert_sentence
 from toy_codec import ToyCodec
 
@@ -68,6 +70,33 @@ def test_only_frames_ahead_move_an_intra_frame(seeds: list[int], better: bool) -
         else:
             assert stats.fading is not None and blind.quality == 40
             assert (stats.quality > 40) == better
+
+
+def restless(count: int) -> list[Frame]:
+    """Pictures of which each costs something else than the one before."""
+    rng = np.random.default_rng(3)
+    still = picture(0)
+    grain = [rng.normal(0, spread, still.y.shape) for spread in rng.uniform(2, 6, count)]
+    return [replace(still, y=np.clip(still.y + noise, 0, 255).astype(np.uint8)) for noise in grain]
+
+
+def test_the_first_frames_are_rehearsed_and_then_cost_what_is_expected() -> None:
+    """Frames ahead of the first are coded once to see what they cost, which leaves no trace in the stream."""
+    frames = restless(12)
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for seeing in errors:
+        adaptive = make_controller("adaptive", bitrate=30 * 70_000, framerate=30, pixels=SIZE**2, total_frames=1000)
+        encoder = Encoder(ToyCodec(), adaptive)
+        again = Encoder(ToyCodec(), Constant(0.0))
+        for index, frame in enumerate(frames):
+            ahead = frames[1:9] if seeing and index == 0 else []
+            packet, stats = encoder.encode(frame, frames_left=1000 - index, ahead=ahead)
+            again.controller = Constant(stats.quality)
+            assert again.encode(frame)[0].payload == packet.payload
+            if index < 9:
+                assert stats.target_bits
+                errors[seeing].append(abs(stats.bits / stats.target_bits - 1))
+    assert max(errors[True]) < 0.1 < max(errors[False])
 
 
 def levels(run: bytes) -> list[dict[str, float]]:

@@ -168,13 +168,14 @@ class Encoder:
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
         info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
-        attempt = self._attempt(frame, bucket, info, frames_left)
+        decision, encodes = self._decide(info, frame, ahead, cut_ahead)
+        attempt = self._attempt(frame, bucket, info, frames_left, decision, encodes)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
             info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
-            attempt = self._attempt(frame, bucket, info, frames_left, attempt.encodes)
+            attempt = self._attempt(frame, bucket, info, frames_left, self.controller.decide(info), attempt.encodes)
         decision, coded, skipped = attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
         payload = b"" if skipped else coded.payload
@@ -235,10 +236,26 @@ class Encoder:
             points=self._points(frame, intra),
         )
 
+    def _decide(self, info: FrameInfo, frame: Frame, ahead: Sequence[Frame], cut_ahead: bool) -> tuple[Decision, int]:
+        """What the controller makes of ``frame``, and how often it had the frame and those ``ahead`` rehearsed."""
+        decision, rehearsals = self.controller.decide(info), 0
+        while decision.rehearsal and ahead:
+            seen = self._rehearsed(decision.rehearsal, (frame, *ahead), cut_ahead)
+            decision = self.controller.decide(replace(info, rehearsal=seen))
+            rehearsals += 1
+        return decision, rehearsals
+
     def _attempt(
-        self, frame: Frame, bucket: Bucket | None, info: FrameInfo, frames_left: int | None, encodes: int = 0
+        self,
+        frame: Frame,
+        bucket: Bucket | None,
+        info: FrameInfo,
+        frames_left: int | None,
+        decision: Decision,
+        encodes: int,
     ) -> "_Attempt":
-        """Code ``frame`` so that it leaves the buffer something, if it can; nothing of the session changes."""
+        """Code ``frame`` as in ``decision`` or, if need be, so that it leaves the buffer something. Nothing of the
+        session changes. ``encodes``: times that it was coded before."""
         intra = info.intra
         tries: dict[float, EncodedFrame] = {}
 
@@ -248,7 +265,6 @@ class Encoder:
                 tries[level] = self.codec.encode(frame, level, None if intra else self.state)
             return 8 * len(tries[level].payload)
 
-        decision = self.controller.decide(info)
         if decision.tentative:
             tried = carried_quality(decision.quality)
             decision = self.controller.decide(replace(info, tried=RatePoint(tried, cost(tried))))
@@ -281,6 +297,18 @@ class Encoder:
         level = None if level is None else carried_quality(level)
         coded = tries[lowest if level is None else level]
         return _Attempt(decision, level, coded, encodes + len(tries), left)
+
+    def _rehearsed(self, controller: Controller, frames: Sequence[Frame], cut_ahead: bool) -> tuple[FrameResult, ...]:
+        """What ``frames``, the first of them intra, cost if ``controller`` codes them. Nothing of the session changes
+        but what it knows of the predictor."""
+        session = Encoder(self.codec, controller, keyint=self.keyint, predictor=self.predictor, index=self.index)
+        results = []
+        for index, frame in enumerate(frames):
+            session.encode(frame, ahead=frames[index + 1 :], cut_ahead=cut_ahead)
+            assert session.last is not None
+            results.append(session.last)
+        self._lasting_error = session._lasting_error
+        return tuple(results)
 
     def _landing(self, frames_left: int | None, intra: bool, target_bits: float) -> tuple[float, float] | None:
         """Of one of the last frames, where they are coded until they fit: the bits that are due, and the most it may

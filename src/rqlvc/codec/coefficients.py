@@ -180,11 +180,13 @@ def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin:
         beside += magnitudes[square + 1, channel]
     if square + width < len(magnitudes):
         beside += magnitudes[square + width, channel]
-    if (row + column) % 2 == 0 and row > 0:  # these are coded before the squares beside them
-        if column > 0:
-            beside += magnitudes[square - width - 1, channel]
-        if column + 1 < width:
-            beside += magnitudes[square - width + 1, channel]
+    if (row + column) % 2 == 0:  # these are coded before the squares beside them
+        for diagonal in (square - width, square + width):
+            if 0 <= diagonal < len(magnitudes):
+                if column > 0:
+                    beside += magnitudes[diagonal - 1, channel]
+                if column + 1 < width:
+                    beside += magnitudes[diagonal + 1, channel]
     beside = _level(beside)
 
     surprise = _surprise(np.int64(around.surprise[square]), np.int64(around.expected[square]))

@@ -29,16 +29,17 @@ def _latent_codec(codec: LatentCodec, side: int) -> dict[str, int]:
         "hyper_synthesis.inner": _conv(hyper.inner, COMPANDED_LIMIT),
         "hyper_synthesis.up": _conv(hyper.up, ACTIVATION_LIMIT),
     }
-    if prior.neighbours is not None:
-        bounds["prior.neighbours"] = prior.neighbours.COARSER * _conv(prior.neighbours, prior.neighbours.LIMIT)
+    for name, mean in (("across", prior.across), ("beside", prior.beside)):
+        if mean is not None:
+            bounds[f"prior.{name}"] = mean.COARSER * _conv(mean, mean.LIMIT)
     for index, step in enumerate(prior.steps):
         assert isinstance(step, Step)
         bounds[f"prior.{index}.known"] = known + _conv(step.context, COMPANDED_LIMIT)
         bounds[f"prior.{index}.inner"] = _conv(step.inner, ACTIVATION_LIMIT)
-    for index, (low, rest) in enumerate(zip(prior.low_heads, prior.rest_heads, strict=True)):
-        assert isinstance(low, IntegerConv) and isinstance(rest, IntegerConv)
-        bounds[f"prior.low.{index}"] = _conv(low, ACTIVATION_LIMIT)
-        bounds[f"prior.rest.{index}"] = _conv(rest, ACTIVATION_LIMIT)
+    for name, heads in (("low", prior.low_heads), ("rest", prior.rest_heads)):
+        for index, head in enumerate(heads):
+            assert isinstance(head, IntegerConv)
+            bounds[f"prior.{name}.{index}"] = _conv(head, ACTIVATION_LIMIT)
     return bounds
 
 

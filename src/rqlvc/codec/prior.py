@@ -137,20 +137,24 @@ class Step(nn.Module):
         return rectify(self.inner(rectify(known, SHIFT)), SHIFT)
 
 
-class NeighbourMean(IntegerConv):
-    """Low frequencies of the odd squares predicted, linearly, from those of the squares around.
+BESIDE = ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0), (0.0, 1.0, 0.0))
+ACROSS = ((1.0, 0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 1.0))
 
-    Starts as nine tenths of the mean of the four even squares; learns gradients from differences of means.
+
+class NeighbourMean(IntegerConv):
+    """Low frequencies predicted, linearly, from those of the squares around that are coded.
+
+    Starts as nine tenths of the mean of four of these; learns gradients from differences of means.
     """
 
     COARSER = 4  # the input counts in quarter steps, so that 12 channels of 9 products stay below 2^24
     LIMIT = 1023
     BYTES = False
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, four: tuple[tuple[float, ...], ...]) -> None:
+        """``four``: ones for the squares of 3x3 whose mean it starts from."""
         super().__init__(channels, channels, 3)
-        cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        self.weight.data = torch.eye(channels)[:, :, None, None] * cross * 0.225
+        self.weight.data = torch.eye(channels)[:, :, None, None] * torch.tensor(four) * 0.225
 
     def forward(self, decoded: Tensor) -> Tensor:
         """Means in 1/16 steps from latents in 1/16 steps."""
@@ -159,11 +163,13 @@ class NeighbourMean(IntegerConv):
 
 
 class LatentPrior(nn.Module):
-    """Prior of latents, coded on a checkerboard in three steps.
+    """Prior of latents, coded on a checkerboard in three steps, or in four.
 
     Low frequencies on the even squares come first; then, knowing these, low frequencies on the odd and the rest on the
-    even squares; then the rest. Every step also knows the side information (hyper-latents, other latents of this
-    frame), the last frame's latents of the same kind and the quality levels of both frames.
+    even squares; then the rest. In intra frames, where squares beside each other are alike, the first step is two: the
+    even squares of even rows, then those of odd rows, between them. Every step also knows the side information
+    (hyper-latents, other latents of this frame), the last frame's latents of the same kind and the quality levels of
+    both frames.
     """
 
     companding: Tensor
@@ -171,9 +177,10 @@ class LatentPrior(nn.Module):
     def __init__(
         self, kind: Kind, channels: int, low: tuple[int, ...], width: int, *, linear: bool, whole: bool, temporal: bool
     ) -> None:
-        """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed and are predicted
-        from their neighbours, because in intra frames they are large and smooth. With ``whole``, means are whole steps:
-        an inter frame needs latents that are zero and not nearly so, which would add up along a group of pictures."""
+        """``low``: the channels of lowest frequency; with ``linear`` they also enter uncompressed, are predicted from
+        their neighbours and coded in three steps, because in intra frames they are large and smooth. With ``whole``,
+        means are whole steps: an inter frame needs latents that are zero and not nearly so, which would add up along a
+        group of pictures."""
         super().__init__()
         self.kind = kind
         self.low = low
@@ -188,10 +195,11 @@ class LatentPrior(nn.Module):
         self.level = IntegerQualityTable(torch.randn(ANCHORS, width) * 4)
         self.past_level = IntegerQualityTable(torch.zeros(ANCHORS, width)) if temporal else None
         self.offset = IntegerQualityTable(torch.zeros(ANCHORS, channels))
-        self.neighbours = NeighbourMean(len(low)) if linear else None
-        self.steps = nn.ModuleList(Step(contexts, width) for contexts in (0, inputs, inputs))
-        # From a step's features to parameters of low frequencies, then of the rest; each on even, then odd squares.
-        self.low_heads = nn.ModuleList(IntegerConv(width, 2 * len(low), 1, gain=0.05) for _ in range(2))
+        self.across, self.beside = (NeighbourMean(len(low), four) if linear else None for four in (ACROSS, BESIDE))
+        low_steps = 3 if linear else 2
+        self.steps = nn.ModuleList(Step(inputs if index else 0, width) for index in range(low_steps + 1))
+        # From a step's features to parameters of low frequencies, step by step, then of the rest on even, odd squares.
+        self.low_heads = nn.ModuleList(IntegerConv(width, 2 * len(low), 1, gain=0.05) for _ in range(low_steps))
         self.rest_heads = nn.ModuleList(IntegerConv(width, 2 * len(rest), 1, gain=0.05) for _ in range(2))
         self.register_buffer("companding", companding_table(), persistent=False)
 
@@ -219,14 +227,14 @@ class LatentPrior(nn.Module):
         if self.past is not None and self.past_level is not None and past is not None and past_quality is not None:
             known = known + self.past(self._input(past)) + self.past_level(past_quality) * 2.0**SHIFT
         low, rest = slice(0, len(self.low)), slice(len(self.low), None)
-        even, odd = _squares(bands)
-        first_low, second_low = self.low_heads
+        corners, centres, odd = _squares(bands)
+        even = torch.cat([corners, centres]).sort().values
+        parts = (corners, centres, odd) if self.linear else (even, odd)
+        around = (None, self.across, self.beside)[-len(parts) :]
         first_rest, second_rest = self.rest_heads
-        plan = (
-            [Block(low, even, first_low)],
-            [Block(low, odd, second_low, self.neighbours), Block(rest, even, first_rest)],
-            [Block(rest, odd, second_rest)],
-        )
+        plan = [[Block(low, *part)] for part in zip(parts, self.low_heads, around, strict=True)]
+        plan[-1].append(Block(rest, even, first_rest))
+        plan.append([Block(rest, odd, second_rest)])
         offset = _reordered(_rows(bands + self.offset(quality)), self.order)
         values = None if value is None else _reordered(_rows(value), self.order)
         rows = torch.zeros_like(offset)
@@ -297,12 +305,15 @@ def _rows(planes: Tensor) -> Tensor:
     return planes.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _squares(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions, row after row, of the even and of the odd squares of a checkerboard."""
+def _squares(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions, row after row, of a checkerboard's even squares in even rows, those in odd rows, and the odd ones."""
     height, width = like.shape[-2:]
-    i, j = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
-    odd = ((i[:, None] + j) % 2).flatten()
-    return torch.nonzero(odd == 0)[:, 0], torch.nonzero(odd)[:, 0]
+    i, j = torch.arange(height, device=like.device)[:, None], torch.arange(width, device=like.device)
+    odd = (i + j) % 2 == 1
+    even_row = i % 2 == 0
+    parts = ~odd & even_row, ~odd & ~even_row, odd
+    corners, centres, others = (torch.nonzero(part.flatten())[:, 0] for part in parts)
+    return corners, centres, others
 
 
 class Latents(NamedTuple):

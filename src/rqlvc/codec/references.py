@@ -17,7 +17,7 @@ PICTURES = 3
 """That a vector may reach to: the reference, and two that are kept."""
 BETTER = 2.0
 """Levels that a kept picture must be above a later one to be worth more than it."""
-OLDEST = 5
+OLDEST = 9
 """Frames after which the better one of the last miniGOP gives way all the same: one more than a miniGOP has."""
 USED, USE_RATE = 0.02, 0.3
 """Part of the blocks that must reach to an old picture for it to be kept, and that of the newest frame in its mean."""

@@ -506,11 +506,12 @@ def block_search(
     searches, found, found_left, found_apart = [search], [squares], [left], [apart]
     for samples, vectors in zip(fine[1:], through, strict=True):
         before = Search(samples.numpy(), search.blocks, _lead_on(last, vectors), scale)
-        squares, left = _find_squares(before, _lead_on(apart, vectors), 0, PASSES_BEYOND)
+        there = _lead_on(apart, vectors)
+        squares, left = _find_squares(before, there, 0, PASSES_BEYOND)
         searches.append(before)
         found.append(squares)
         found_left.append(left)
-        found_apart.append(squares.repeat(2, axis=1).repeat(2, axis=2))
+        found_apart.append(_vectors(_blocks, (pictures, h, w), before, squares, there))
     # A tuple of one length is compiled once; no vector reaches to a picture that is not there.
     all_searches = (*searches, *[search] * (PICTURES - len(searches)))
     squares, left, apart = np.stack(found, axis=-2), np.stack(found_left, axis=-1), np.stack(found_apart, axis=-2)

@@ -28,6 +28,7 @@ from rqlvc.codec.transforms import picture_dct
 FINE = 48  # features at 1/4
 COARSE = 96  # features at 1/8; also the number of latents
 PRIOR = 64  # width of the integer prior
+INTRA_PRIOR = 96  # of intra frames: as wide as exact sums of products allow
 DEPTH = 3  # residual blocks in a row, in the networks of intra frames: one frame in many can take its time
 LOW = (*range(6), *range(64, 67), *range(80, 83))  # the lowest frequencies of Y, U and V
 
@@ -168,7 +169,8 @@ class TextureCodec(nn.Module):
         self.inverse_gain = QualityTable(torch.log(step)[:, None].expand(-1, COARSE))
         scale = initial_scales(intra)[None, :] / step[:, None]
         kind: Literal["intra", "inter"] = "intra" if intra else "inter"
-        self.latents = LatentCodec(kind, scale, LOW, PRIOR, linear=intra, whole=not intra, temporal=temporal)
+        width = INTRA_PRIOR if intra else PRIOR
+        self.latents = LatentCodec(kind, scale, LOW, width, linear=intra, whole=not intra, temporal=temporal)
 
     def transform(self, samples: Tensor) -> Tensor:
         """Coefficients (N, 96, H / 8, W / 8) of samples, fold 4."""

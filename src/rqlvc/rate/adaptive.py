@@ -9,13 +9,14 @@ equal bits for every frame would let the quality follow the content up and down,
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
+from rqlvc.rate.constant import Hierarchical
 from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
 from rqlvc.rate.initial import initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
@@ -40,7 +41,10 @@ MEMORY, LAST_MEMORY, INTRA_MEMORY = 32, 8, 2
 its last ones are predicted from worse ones than its first and cost more at the same level; only the last inter frames
 where hardly more are left to code; and intra frames."""
 UNKNOWN = 2
-"""Inter frames of a scene whose cost nobody knows well: they are coded once to see it."""
+"""Inter frames of a scene whose cost nobody knows well: they are coded once to see it, unless they were rehearsed."""
+REHEARSALS, NEAR = 3, 8.0
+"""Times that the first frames of a scene are coded to see what they cost, at most: again where that has shown them to
+need a level further away than this."""
 NEW_RATE = 0.1
 """Change of ln(bits per frame) beyond which the base may go all the way: it was asked for."""
 KIND = 2.0
@@ -84,6 +88,14 @@ class Usual:
         self.base += (base - self.base) / self.seen
 
 
+class Rehearsed(NamedTuple):
+    """A frame that was coded to see what it costs."""
+
+    context: Context
+    quality: float
+    log_rate: float
+
+
 class Adaptive:
     """The default controller. Works with predicted points and, less sharply, without."""
 
@@ -95,10 +107,14 @@ class Adaptive:
         self._base: float | None = None
         self._free = False  # whether the base may go all the way
         self._last_quality = CENTRE
+        self._rehearsals: list[float] = []  # base levels of those of the newest scene
+        self._rehearsed: dict[int, Rehearsed] = {}  # by index
 
     def decide(self, info: FrameInfo) -> Decision:
         state = self._filter
-        if info.cut:
+        if info.rehearsal:
+            self._learn(info.rehearsal)
+        elif info.cut:
             state.expect_new_content()
             self._inter.seen = self._intra.seen = 0
             self._free = True
@@ -107,11 +123,11 @@ class Adaptive:
         due = self.budget.due(info)
         context = Context.of(info, self._last_quality)
         offset = level_offset(info, self.budget.pattern.inter)
-        if info.tried is None:
-            curve = PredictedCurve.through(info.points)
-        else:  # predicted points were read before the trial
-            curve = None
+        curve = None  # predicted points were read before a trial
+        if info.tried:
             state.observe_coded(context, info.tried.quality, log_bits(info.tried.bits))
+        elif info.index not in self._rehearsed:
+            curve = PredictedCurve.through(info.points)
         unread = state.mean, state.covariance
         base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
         for _ in range(READINGS):
@@ -124,10 +140,40 @@ class Adaptive:
         self._base, self._free = base, False
         model = self._model(info, context)
         tentative = not (info.intra or info.cut or info.tried) and self._inter.seen < UNKNOWN
-        return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative)
+        return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative, self._rehearsal(info, base))
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)
+        self._observe(result)
+
+    def _rehearsal(self, info: FrameInfo, base: float) -> Hierarchical | None:
+        """Codes a scene of which nobody knows what it costs, or has only seen that far from ``base``."""
+        base = QualityRange().clip(base)
+        if info.rehearsal:
+            wanted = len(self._rehearsals) < REHEARSALS and abs(base - self._rehearsals[-1]) > NEAR
+        else:
+            wanted = info.intra and not (self._intra.seen or self._inter.seen)
+            if wanted:
+                self._rehearsals.clear()
+                self._rehearsed.clear()
+        if not wanted:
+            return None
+        self._rehearsals.append(base)
+        return Hierarchical(base, self.budget.pattern.inter)
+
+    def _learn(self, rehearsal: tuple[FrameResult, ...]) -> None:
+        """From frames that were coded to see what they cost."""
+        self._intra.seen = self._inter.seen = 0
+        before = self._last_quality
+        for result in rehearsal:
+            self._filter.step()
+            context = Context.of(result.info, self._last_quality)
+            self._observe(result)
+            self._rehearsed[result.info.index] = Rehearsed(context, result.quality, log_bits(result.bits))
+        self._last_quality = before
+
+    def _observe(self, result: FrameResult) -> None:
+        """Learn what frames cost from one."""
         context = Context.of(result.info, self._last_quality)
         log_rate = log_bits(result.bits)
         curve = PredictedCurve.through(result.info.points)
@@ -135,7 +181,10 @@ class Adaptive:
             self._filter.judge_predicted(context, result.quality, log_rate - curve(result.quality))
         usual = self._intra if result.info.intra else self._inter
         base = result.quality if self._base is None else self._base
-        if self._filter.observe_coded(context, result.quality, log_rate):
+        seen = self._rehearsed.get(result.info.index)
+        if seen:
+            self._filter.observe_change(seen.context, seen.quality, context, result.quality, log_rate - seen.log_rate)
+        if seen or self._filter.observe_coded(context, result.quality, log_rate):
             at_base = log_rate - self._filter.difference(context, result.quality, base)
             usual.observe(at_base, base, INTRA_MEMORY if result.info.intra else self._memory(result.info))
         else:  # the first frame of a new scene is no example of the next
@@ -167,9 +216,15 @@ class Adaptive:
         return wanted + (1 - min(rate, 1.0)) * behind
 
     def _model(self, info: FrameInfo, context: Context) -> LogarithmicModel:
-        """Of the frame in hand: as the filter has it, but through what a trial has shown."""
+        """Of the frame in hand: as the filter has it, but through what a trial or the rehearsal has shown."""
         model = self._filter.model(context)
-        return model if info.tried is None else model.through(info.tried)
+        if info.tried:
+            return model.through(info.tried)
+        seen = self._rehearsed.get(info.index)
+        if seen is None:
+            return model
+        expected = self._filter.log_rate(seen.context, seen.quality)
+        return replace(model, beta=model.beta - model.alpha * (seen.log_rate - expected))
 
     def _memory(self, info: FrameInfo) -> int:
         """Inter frames that tell what others cost."""

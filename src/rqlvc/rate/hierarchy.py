@@ -12,12 +12,13 @@ from functools import lru_cache
 from rqlvc.rate.initial import INTER
 from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo, QualityRange
 
-GOP_WEIGHTS = (1.0, 1.3, 1.0, 1.65)
-"""Bits of the four inter frames of a miniGOP relative to each other. The paper's values are lost; these are what levels
-8, 4, 8 and 0 below the best cost: of three hierarchies the best for BD-rate on sequences."""
+GOP_WEIGHTS = (1.0, 1.28, 1.0, 1.53, 1.0, 1.28, 1.0, 1.88)
+"""Bits of the eight inter frames of a miniGOP relative to each other. The paper's values are lost; these are what
+levels 9, 5.5, 9, 3, 9, 5.5, 9 and 0 below the best cost: of seven hierarchies one of the best for BD-rate on
+sequences."""
 LIFT = 4.0
 """Levels of the best inter frames above the intra frame. At one level an intra frame is the better one by far, for the
-codec was trained to see to that; beside a hierarchy, where only one inter frame in four is coded so well, it need not
+codec was trained to see to that; beside a hierarchy, where only one inter frame in eight is coded so well, it need not
 be."""
 INHERITED = 0.9
 """Part of its information that an inter frame takes from the one before."""

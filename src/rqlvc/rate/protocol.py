@@ -74,6 +74,8 @@ class FrameInfo:
     """Predicted R-Q points of this frame, from RQNet, a table, or real encodes."""
     tried: RatePoint | None = None
     """What this frame costs at some level, where that was asked for (:attr:`Decision.tentative`)."""
+    rehearsal: "tuple[FrameResult, ...]" = ()
+    """What this frame and those ahead cost, where that was asked for (:attr:`Decision.rehearsal`)."""
 
     @property
     def group_length(self) -> int | None:
@@ -92,6 +94,9 @@ class Decision:
     tentative: bool = False
     """Little is known of what the frame costs: if an encode more is affordable, code it at this level to see, and
     decide again with :attr:`FrameInfo.tried`."""
+    rehearsal: "Controller | None" = None
+    """Little is known of the video: if there are frames ahead, have this controller code the frame and them, to see,
+    and decide again with :attr:`FrameInfo.rehearsal`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
 """Of the offset of the first inter frame of a group of pictures."""
 CODED_NOISE = 0.14
 """Of a coded frame about the line."""
+CHANGE_NOISE = 0.05
+"""Of what the same frame costs at another level."""
 PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.2, 0.038
 """Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
 PREDICTED_NOISE_FLOOR = 0.02
@@ -117,6 +119,10 @@ class RateFilter:
         self._predicted_variance = PREDICTED_NOISE**2
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
 
+    def log_rate(self, context: Context, quality: float) -> float:
+        """ln R of a frame."""
+        return float(context.row(quality) @ self.mean)
+
     def slope(self, context: Context) -> float:
         """d ln R / dQ of a frame alone."""
         return possible_slope(float(context.slope_row() @ self.mean))
@@ -149,6 +155,13 @@ class RateFilter:
         self._correct(row, innovation, innovation**2 / SURPRISE**2)
         self.expect_new_content()
         return False
+
+    def observe_change(self, before: Context, low: float, after: Context, high: float, change: float) -> None:
+        """Correct the state by how much more ln bits one and the same frame cost ``after`` at level ``high`` than
+        ``before`` at ``low``: nothing but the law is between these."""
+        row = after.row(high) - before.row(low)
+        innovation, variance = self._innovation(row, change, CHANGE_NOISE)
+        self._correct(row, innovation, max(variance, (innovation / SURPRISE) ** 2))
 
     def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
         """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""

@@ -27,8 +27,9 @@ from rqlvc.codec.weights import read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.training.data import Clip, batches
 
-HIERARCHY = (0.5, 1.2, 0.5, 0.9)
-"""Distortion weights along a miniGOP (HyTIP's 0.5 / 1.2 / 0.9 by frame type); a weight w is coded as lambda * w."""
+HIERARCHY = (0.5, 0.7, 0.5, 0.9, 0.5, 0.7, 0.5, 1.2)
+"""Distortion weights along a miniGOP, about as controllers set them (HyTIP has 0.5 / 0.9 / 1.2); a weight w is coded as
+lambda * w."""
 INTRA_WEIGHT = 8.0
 """Distortion weight of intra frames, on which the rest of the group leans (x264's ipratio of 1.4 is 1.4^2)."""
 CHROMA_WEIGHT = 3.0
