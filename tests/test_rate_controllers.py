@@ -201,7 +201,7 @@ def test_a_hierarchy_keeps_the_best_level_for_all_frames_and_the_asked_one_for_i
     assert {Hierarchical(63.0).decide(info).quality for info in infos} == {63.0}
     levels = [Hierarchical(40.0).decide(info).quality for info in infos]
     assert levels[0] == 40.0
-    assert levels[4] == max(levels) and levels[-1] == min(levels)
+    assert levels[8] == max(levels) and levels[-1] == min(levels)
     assert all(0 <= Hierarchical(quality).decide(info).quality <= 63 for quality in (0.0, 3.0, 60.0) for info in infos)
 
 

@@ -28,7 +28,7 @@ READINGS = 2
 """Times the predicted curve is read, each time at the level that the last reading led to: it is not quite straight."""
 WINDOW = 80
 """Frames over which a debt is usually paid back. Twice the paper's: over fewer, quality follows the content."""
-WINDOW_RATE, END_RATE = 4.0, 12.0
+WINDOW_RATE, END_RATE = 4.0, 24.0
 """Part of the way that the base goes to what the budget asks for at an inter frame, times the frames of the window, and
 times the frames left, so that the total lands on the target. At an intra frame, where quality may change unseen, it
 goes all the way."""
@@ -36,10 +36,9 @@ SLACK = 4.0
 """Levels that the base stays behind at most."""
 RISE = 6.0
 """Levels that it may rise by from one frame to the next: bits spent in error do not come back."""
-MEMORY, LAST_MEMORY, INTRA_MEMORY = 32, 8, 2
-"""Frames whose mean cost those to come are expected to have, at most: inter frames of a whole group of pictures, for
-its last ones are predicted from worse ones than its first and cost more at the same level; only the last inter frames
-where hardly more are left to code; and intra frames."""
+MEMORY, LAST_MEMORY, INTRA_MEMORY = 16, 8, 2
+"""Frames whose mean cost those to come are expected to have, at most: inter frames of two miniGOPs; only the last inter
+frames where hardly more are left to code; and intra frames."""
 UNKNOWN = 2
 """Inter frames of a scene whose cost nobody knows well: they are coded once to see it, unless they were rehearsed."""
 REHEARSALS, NEAR = 3, 8.0
@@ -47,10 +46,11 @@ REHEARSALS, NEAR = 3, 8.0
 need a level further away than this."""
 NEW_RATE = 0.1
 """Change of ln(bits per frame) beyond which the base may go all the way: it was asked for."""
+ABOVE, CREEP = 8.0, 0.25
+"""Levels that the base may be above the highest, where only the lowest frames still get better, and levels by which it
+rises further from frame to frame if the bits that are due are more than can be spent."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
-BEYOND = 16.0
-"""Levels that the base may be above the highest: so far are the lowest frames below it."""
 
 
 @lru_cache(maxsize=64)
@@ -204,7 +204,7 @@ class Adaptive:
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         wanted = base_level([here, *self._later(after, context, Usual(model.bits(near), near))], bits, self.limits)
-        wanted = min(wanted, self.limits.maximum + BEYOND)
+        wanted = min(wanted, max(self.limits.maximum + ABOVE, (self._base or 0.0) + CREEP))
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
         if self._base is None or (left and rate >= 1):

@@ -20,7 +20,8 @@ from rqlvc.rate.protocol import QualityRange
 BISECTIONS = 14
 """Halvings of the range of the base, to less than a step of 1/64."""
 BEYOND = 20.0
-"""Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down."""
+"""Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down: so far
+are the lowest frames below it."""
 
 
 class Term(NamedTuple):
