@@ -207,7 +207,7 @@ class Adaptive:
         wanted = min(wanted, max(self.limits.maximum + ABOVE, (self._base or 0.0) + CREEP))
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
-        if self._base is None or (left and rate >= 1):
+        if self._base is None or info.rehearsal or (left and rate >= 1):
             return wanted
         wanted = min(wanted, self._base + RISE)
         if self._free or info.intra:
