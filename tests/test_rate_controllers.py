@@ -5,20 +5,22 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import KIND, remaining
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offsets
-from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
-from simulated_codec import SEQUENCES, Law, Simulation, controller_for, run
+from simulated_codec import SEQUENCES, Law, SimulatedCodec, Simulation, controller_for, run
 
 NAMES = [name for name, entry in CONTROLLERS.items() if entry.factory is not None]
 POINTS = {"none": "none", "optional": "predicted", "predicted": "predicted", "encoded": "encoded"}
@@ -89,6 +91,24 @@ def test_what_an_inter_frame_costs_in_a_trial_is_believed(log_factor: float, slo
     assert not decision.tentative
     # The prediction is out by up to a factor of three; what is left is the slope from the trial's level to the new one.
     assert decision.target_bits == pytest.approx(bits(decision.quality), rel=0.3)
+
+
+@simulated(25)
+@given(law=laws, quality=st.floats(18, 45), seed=st.integers(0, 1000))
+def test_what_the_first_frames_cost_in_a_rehearsal_is_believed(law: Law, quality: float, seed: int) -> None:
+    """However far from usual content; there is no predictor."""
+    simulation = Simulation(scenes=(law,), seed=seed)
+    total = constant_total(simulation, quality)
+    codec = SimulatedCodec(simulation)
+    frames = codec.frames([Fraction(index, 30) for index in range(9)])
+    encoder = Encoder(codec, controller_for("adaptive", simulation, total, total_frames=simulation.frames))
+    errors = []
+    for index, frame in enumerate(frames):
+        _, stats = encoder.encode(frame, frames_left=simulation.frames - index, ahead=[] if index else frames[1:])
+        assert stats.target_bits
+        if QUALITY_MIN < stats.quality < QUALITY_MAX:
+            errors.append(abs(math.log(stats.bits / stats.target_bits)))
+    assert not errors or float(np.mean(errors)) < 0.15
 
 
 @simulated(12)
