@@ -360,7 +360,7 @@ def test_mistakes_are_sentences(rqlvc: CommandLine, run: Path, statistics: tuple
         ((tmp_path / "nowhere",), "no file or folder"),
         ((run, "--source", tmp_path / "empty"), "lacks"),
         ((stats, "-o", tmp_path / "page.md"), "the tables of an evaluation alone"),
-        ((stats, "--source", make_clip(tmp_path / "short.mkv", frames=30)), "no frame"),
+        ((stats, "--source", make_clip(tmp_path / "short.mkv", frames=3)), "no frame"),
         ((stats, "--source", make_clip(tmp_path / "other.mkv", width=80, frames=45)), "name the video that was coded"),
     ):
         result = rqlvc("report", "-o", page, *arguments)

@@ -223,7 +223,7 @@ class Adaptive:
         seen = self._rehearsed.get(info.index)
         if seen is None:
             return model
-        expected = self._filter.log_rate(seen.context, seen.quality)
+        expected = log_bits(self._filter.model(seen.context).bits(seen.quality))
         return replace(model, beta=model.beta - model.alpha * (seen.log_rate - expected))
 
     def _memory(self, info: FrameInfo) -> int:

@@ -117,18 +117,15 @@ class RateFilter:
         self._prior = np.diag(self.covariance)
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK, LEAN_WALK)
         self._predicted_variance = PREDICTED_NOISE**2
+        self._seen = [CENTRE, CENTRE]  # levels of the last inter and intra frame
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
 
     def log_rate(self, context: Context, quality: float) -> float:
         """ln R of a frame."""
         return float(context.row(quality) @ self.mean)
 
-    def slope(self, context: Context) -> float:
-        """d ln R / dQ of a frame alone."""
-        return possible_slope(float(context.slope_row() @ self.mean))
-
     def steady_slope(self, intra: bool) -> float:
-        """The same of a long run of frames, whose references change with them."""
+        """d ln R / dQ of a long run of frames, whose references change with them."""
         return possible_slope(float(self.mean[_SLOPE + intra]))
 
     def difference(self, context: Context, quality: float, level: float) -> float:
@@ -147,6 +144,7 @@ class RateFilter:
 
     def observe_coded(self, context: Context, quality: float, log_rate: float) -> bool:
         """Correct the state by what a frame cost. Whether that could be expected."""
+        self._seen[context.intra] = quality
         row = context.row(quality)
         innovation, variance = self._innovation(row, log_rate, CODED_NOISE)
         if innovation**2 <= SURPRISE**2 * variance:
@@ -186,8 +184,11 @@ class RateFilter:
 
     def model(self, context: Context) -> LogarithmicModel:
         """The line of a frame as Q = alpha * ln R + beta, with a slope that a codec can have."""
-        alpha = 1 / self.slope(context)
-        return LogarithmicModel(alpha, CENTRE - alpha * float(context.row(CENTRE) @ self.mean))
+        slope = float(context.slope_row() @ self.mean)
+        alpha = 1 / possible_slope(slope)
+        # A state with a slope that no codec has is good only near the levels that were seen.
+        pivot = CENTRE if possible_slope(slope) == slope else self._seen[context.intra]
+        return LogarithmicModel(alpha, pivot - alpha * self.log_rate(context, pivot))
 
     def _innovation(self, row: FloatArray, value: float, noise: float) -> tuple[float, float]:
         """How far the measurement is from what was expected, and the variance expected of that."""
