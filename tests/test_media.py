@@ -427,3 +427,10 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 
     # 550 more frames of 115 kB would be 63 MB.
     assert peak(600) - peak(50) < 12_000
+
+
+def test_frames_are_counted_where_the_header_only_tells_the_duration(tmp_path: Path) -> None:
+    """A gap in the time stamps makes the file as long as fifty frames."""
+    path = make_clip(tmp_path / "gap.mkv", frames=11, times=[*range(0, 400, 40), 2000])
+    with open_reader(str(path)) as reader:
+        assert reader.frame_count == 11 == len(list(reader))

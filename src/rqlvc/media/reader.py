@@ -358,7 +358,7 @@ def _open_av(path: str, start: int, frames: int | None) -> Reader:
         container.close()
         raise
     source = _av_frames(itertools.chain([first], decoded), properties, start, warnings)
-    total = _av_frame_count(container, stream, properties.frame_rate)
+    total = _av_frame_count(path, container, stream, properties.frame_rate)
     return _assemble(path, properties, total, start, frames, warnings, source, container.close)
 
 
@@ -513,16 +513,37 @@ def _av_colour(stream: av.video.stream.VideoStream, first: av.video.frame.VideoF
     )
 
 
+COUNTED_BYTES = 256 * 2**20
+"""Files of this size are walked through for the number of their frames where the header only tells how long they are:
+it takes less than a second, and a header can be wrong by a fifth."""
+
+
 def _av_frame_count(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, rate: Fraction
+    path: str, container: av.container.InputContainer, stream: av.video.stream.VideoStream, rate: Fraction
 ) -> int | None:
     if stream.frames > 0:
         return int(stream.frames)
+    if os.path.isfile(path) and os.path.getsize(path) <= COUNTED_BYTES:
+        count = _packet_count(path, stream.index)
+        if count:
+            return count
     if stream.duration and stream.time_base:
         return max(1, round(stream.duration * stream.time_base * rate))
     if container.duration and container.duration > 0:
         return max(1, round(Fraction(container.duration, av.time_base) * rate))
     return None
+
+
+def _packet_count(path: str, stream: int) -> int:
+    """Packets of a stream, up to the first that cannot be read."""
+    count = 0
+    with open_container(path) as container:
+        try:
+            for packet in container.demux(container.streams[stream]):
+                count += packet.size > 0
+        except READ_ERRORS:
+            return count
+    return count
 
 
 def time_stamp(picture: "av.video.frame.VideoFrame | Packet[Any]") -> Fraction | None:
