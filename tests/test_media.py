@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 
+from conftest import make_clip
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import Colour, VideoProperties
