@@ -227,9 +227,11 @@ class LatentPrior(nn.Module):
         if self.past is not None and self.past_level is not None and past is not None and past_quality is not None:
             known = known + self.past(self._input(past)) + self.past_level(past_quality) * 2.0**SHIFT
         low, rest = slice(0, len(self.low)), slice(len(self.low), None)
-        corners, centres, odd = _squares(bands)
-        even = torch.cat([corners, centres]).sort().values
-        parts = (corners, centres, odd) if self.linear else (even, odd)
+        even, odd = _squares(bands)
+        parts: tuple[Tensor, ...] = (even, odd)
+        if self.linear:
+            odd_row = even // bands.shape[-1] % 2 == 1
+            parts = (even[~odd_row], even[odd_row], odd)
         around = (None, self.across, self.beside)[-len(parts) :]
         first_rest, second_rest = self.rest_heads
         plan = [[Block(low, *part)] for part in zip(parts, self.low_heads, around, strict=True)]
@@ -305,15 +307,12 @@ def _rows(planes: Tensor) -> Tensor:
     return planes.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _squares(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions, row after row, of a checkerboard's even squares in even rows, those in odd rows, and the odd ones."""
+def _squares(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions, row after row, of the even and of the odd squares of a checkerboard."""
     height, width = like.shape[-2:]
-    i, j = torch.arange(height, device=like.device)[:, None], torch.arange(width, device=like.device)
-    odd = (i + j) % 2 == 1
-    even_row = i % 2 == 0
-    parts = ~odd & even_row, ~odd & ~even_row, odd
-    corners, centres, others = (torch.nonzero(part.flatten())[:, 0] for part in parts)
-    return corners, centres, others
+    i, j = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+    odd = ((i[:, None] + j) % 2).flatten()
+    return torch.nonzero(odd == 0)[:, 0], torch.nonzero(odd)[:, 0]
 
 
 class Latents(NamedTuple):

@@ -120,10 +120,6 @@ class RateFilter:
         self._seen = [CENTRE, CENTRE]  # levels of the last inter and intra frame
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
 
-    def log_rate(self, context: Context, quality: float) -> float:
-        """ln R of a frame."""
-        return float(context.row(quality) @ self.mean)
-
     def steady_slope(self, intra: bool) -> float:
         """d ln R / dQ of a long run of frames, whose references change with them."""
         return possible_slope(float(self.mean[_SLOPE + intra]))
@@ -185,10 +181,11 @@ class RateFilter:
     def model(self, context: Context) -> LogarithmicModel:
         """The line of a frame as Q = alpha * ln R + beta, with a slope that a codec can have."""
         slope = float(context.slope_row() @ self.mean)
-        alpha = 1 / possible_slope(slope)
+        possible = possible_slope(slope)
         # A state with a slope that no codec has is good only near the levels that were seen.
-        pivot = CENTRE if possible_slope(slope) == slope else self._seen[context.intra]
-        return LogarithmicModel(alpha, pivot - alpha * self.log_rate(context, pivot))
+        pivot = CENTRE if possible == slope else self._seen[context.intra]
+        alpha = 1 / possible
+        return LogarithmicModel(alpha, pivot - alpha * float(context.row(pivot) @ self.mean))
 
     def _innovation(self, row: FloatArray, value: float, noise: float) -> tuple[float, float]:
         """How far the measurement is from what was expected, and the variance expected of that."""
