@@ -17,6 +17,7 @@ import numpy as np
 from rqlvc.codec.protocol import EncodedFrame
 from rqlvc.media.frame import Frame
 from rqlvc.rate.feedback import LastingError
+from rqlvc.rate.hierarchy import LOOKAHEAD
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import make_controller
 
@@ -144,6 +145,8 @@ class Recorded:
     novelty: np.ndarray
     """How badly each frame predicts the next, (frames,)."""
     intra_period: int = 32
+    lookahead: int = LOOKAHEAD
+    """Frames in view after the one in hand."""
 
     @property
     def frames(self) -> int:
@@ -164,6 +167,11 @@ class Recorded:
             RatePoint(quality, math.exp(np.interp(along, self.levels, self.log_predicted[:, index, point])))
             for point, quality in enumerate(PREDICTED_QUALITIES)
         )
+
+    def novelties(self, index: int) -> tuple[float, ...]:
+        """Of this frame and those in view, as an encoder tells them."""
+        before = [self.novelty[index - 1] if index else 1.0]
+        return tuple(map(float, [*before, *self.novelty[index : min(index + self.lookahead, self.frames - 1)]]))
 
     def encoded(self, index: int, last_quality: float | None) -> tuple[RatePoint, ...]:
         """Four real encodes."""
@@ -242,7 +250,7 @@ def run(
             pixels=simulation.pixels,
             frames_left=simulation.frames - index if end_known else None,
             frames_to_intra=simulation.intra_period - position if intra_known else None,
-            novelty=float(simulation.novelty[index]) if intra and isinstance(simulation, Recorded) else None,
+            novelties=simulation.novelties(index) if isinstance(simulation, Recorded) else (),
         )
         if points == "predicted":
             predicted = simulation.predicted(index, last_quality)

@@ -138,7 +138,7 @@ def test_first_intra_frame_of_stiller_content_gets_more(novelties: tuple[float, 
         budget = BitBudget(RATE * 100, FPS, total_frames=96)
         if cut:  # the same holds for a scene that begins on the way
             book(budget, frame(0, 32, 96), AVERAGE)
-        info = replace(frame(32 if cut else 0, 32, 96), cut=cut, novelty=novelty)
+        info = replace(frame(32 if cut else 0, 32, 96), cut=cut, novelties=(1.0, novelty))
         targets.append(budget.target(info))
     assert targets[0] >= targets[1] > 0
     assert max(novelties) < 1.01 * min(novelties) or targets[0] > targets[1]

@@ -1,12 +1,14 @@
 """Controllers on what real sequences cost: played back from recordings (``benchmarks/surfaces.py``), in seconds."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rqlvc.rate.constant import Constant
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offsets
 from rqlvc.rate.registry import CONTROLLERS
 from simulated_codec import PREDICTED_QUALITIES, Log, Recorded, controller_for, recorded, run
 
@@ -47,6 +49,23 @@ def test_adaptive_meets_targets_on_every_sequence(sequences: Mapping[str, Record
     found = errors(sequences, "adaptive")
     assert found.mean() < 0.005
     assert found.mean(axis=1).max() < 0.025
+
+
+def test_what_is_seen_ahead_makes_the_quality_steadier(sequences: Mapping[str, Recorded]) -> None:
+    def unrest(sequence: Recorded, level: float) -> float:
+        """Variance of the base."""
+        quality = play(sequence, "adaptive", level)[0].quality
+        offsets = np.array(level_offsets(GOP_WEIGHTS, sequence.intra_period))
+        return float(np.var(quality - offsets[np.arange(sequence.frames) % sequence.intra_period]))
+
+    seeing, blind = (
+        np.array(
+            [[unrest(replace(each, lookahead=view), level) for level in (10, 27, 43)] for each in sequences.values()]
+        )
+        for view in (32, 0)
+    )
+    assert seeing.mean() < 0.9 * blind.mean()
+    assert np.median(seeing - blind) < 0
 
 
 @pytest.mark.parametrize("name", ["rq-lvc", "no-rqnet", "tip14", "icassp24", "pi"])

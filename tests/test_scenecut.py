@@ -1,5 +1,6 @@
 """Scene cuts: where the intra frames come, and what is none."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import CommandLine, moving_picture
 from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.constant import Constant
-from rqlvc.scenecut import MINIMUM_DISTANCE, cuts
+from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, cuts, novelty_of
 from rqlvc.transcode import encode_file
 from test_cli import lines_of
 from test_groups import SharedToyCodec
@@ -41,6 +42,17 @@ def types_of(scenes: list[int], keyint: int | None) -> str:
     encoder = Encoder(ToyCodec(), Constant(30.0), keyint=keyint)
     frames = (frame(index, scene) for index, scene in enumerate(scenes))
     return "".join(encoder.encode(picture, cut=cut)[1].type for picture, cut in cuts(frames))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 5))
+def test_novelties_of_a_view_that_moves_are_those_of_each_pair(indices: list[int], view: int) -> None:
+    frames = [frame(index) for index in indices]
+    expected = [1.0, *(novelty_of(after, before) for before, after in pairwise(frames))]
+    novelties = Novelties()
+    for index in range(len(frames)):
+        end = index + 1 + view
+        assert novelties.of(frames[index:end]) == tuple(expected[index:end])
+        assert novelties.of(frames[index:end]) == tuple(expected[index:end])  # as when a frame is decided on twice
 
 
 def test_a_new_scene_begins_a_group_of_pictures() -> None:

@@ -386,16 +386,17 @@ def test_readme_example_runs(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["I", "P"]
 
 
-def test_intra_frame_knows_how_far_it_predicts_the_next() -> None:
+def test_every_frame_knows_how_far_those_in_view_predict_the_next() -> None:
     controller = Recorder()
     encoder = Encoder(ToyCodec(), controller, keyint=3)
     frames = noise(5, 64, 64)
     frames[1] = frames[0]  # a still, then pictures that have nothing in common
     for index, frame in enumerate(frames):
         encoder.encode(frame, ahead=frames[index + 1 : index + 2])
-    first, second = controller.infos[0].novelty, controller.infos[3].novelty
-    assert first is not None and second is not None and first < 0.5 < second
-    assert [info.novelty for info in controller.infos if not info.intra] == [None] * 3
+    seen = [info.novelties for info in controller.infos]
+    assert [len(novelties) for novelties in seen] == [2, 2, 2, 2, 1]
+    assert seen[0][1] == seen[1][0] < 0.5 < seen[3][1]
+    assert [info.novelty for info in controller.infos] == [*(novelties[1] for novelties in seen[:4]), None]
 
 
 def test_a_bitrate_is_met_where_every_fifth_frame_was_dropped(tmp_path: Path) -> None:

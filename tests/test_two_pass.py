@@ -158,7 +158,7 @@ def test_log_of_other_settings_or_content_is_refused_by_name(rqlvc: CommandLine,
     for source, more, reason in (
         (clip, ["--keyint", "5"], b"keyint 32 instead of 5"),
         (clip, ["--frames", "9"], b"frames unset instead of 9"),
-        (clip, ["--lookahead", "3"], b"lookahead 8 instead of 3"),
+        (clip, ["--lookahead", "3"], b"lookahead 32 instead of 3"),
         (clip, ["--gop-weights", "1,2"], b"gop-weights 1,1.28,1,1.53,1,1.28,1,1.88 instead of 1,2"),
         (other, [], b"content"),
     ):

@@ -32,12 +32,14 @@ from rqlvc.rate.buffer import (
     steady_levels,
 )
 from rqlvc.rate.feedback import LastingError
-from rqlvc.rate.hierarchy import fading
+from rqlvc.rate.hierarchy import FADING_VIEW, fading
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
-from rqlvc.scenecut import MINIMUM_DISTANCE, novelty_of
+from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, novelty_of
 from rqlvc.summary import FrameStats
 
 DEFAULT_KEYINT = 32
+REHEARSED = 8
+"""Frames after the first of a scene that are coded with it to see what they cost, at most."""
 LAST_FRAMES = 8
 LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03
@@ -111,6 +113,7 @@ class Encoder:
         self.last: FrameResult | None = None
         """What the frame coded last cost."""
         self._lasting_error = LastingError()
+        self._novelties = Novelties()
         self._position = 0
         self._dropped = 0  # in succession
         self._credit = 0.0  # bits of the channel that were not spent, as far as they can be
@@ -220,7 +223,7 @@ class Encoder:
     ) -> FrameInfo:
         """What is known of ``frame`` before it is coded."""
         position = 0 if intra else self._position
-        seen = ahead if intra else ()
+        seen = ahead[:FADING_VIEW] if intra else ()
         return FrameInfo(
             index=self.index,
             intra=intra,
@@ -230,7 +233,7 @@ class Encoder:
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
             frames_to_cut=len(ahead) + 1 if cut_ahead else None,
-            novelty=novelty_of(seen[0], frame) if seen else None,
+            novelties=self._novelties.of((frame, *ahead)),
             fading=fading(novelty_of(seen[-1], frame), len(seen)) if seen else None,
             new_rate=self._new_rate,
             points=self._points(frame, intra),
@@ -240,7 +243,7 @@ class Encoder:
         """What the controller makes of ``frame``, and how often it had the frame and those ``ahead`` rehearsed."""
         decision, rehearsals = self.controller.decide(info), 0
         while decision.rehearsal and ahead:
-            seen = self._rehearsed(decision.rehearsal, (frame, *ahead), cut_ahead)
+            seen = self._rehearsed(decision.rehearsal, (frame, *ahead[:REHEARSED]), cut_ahead)
             decision = self.controller.decide(replace(info, rehearsal=seen))
             rehearsals += 1
         return decision, rehearsals

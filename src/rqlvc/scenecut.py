@@ -6,7 +6,8 @@ about as much as an inter frame, and is of use to all that follow. Brightness th
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,34 @@ def novelty(picture: Small, reference: Small) -> float:
 def novelty_of(frame: Frame, reference: Frame) -> float:
     """:func:`novelty` of two whole frames of one size."""
     return novelty(shrunk(frame), shrunk(reference))
+
+
+class Novelties:
+    """How badly the frame before predicts each frame in view. Every frame is looked at once."""
+
+    def __init__(self) -> None:
+        self._last: Small | None = None  # the frame asked for last
+        self._known: dict[int, _Known] = {}  # those that were in view then, by identity
+
+    def of(self, frames: Sequence[Frame]) -> tuple[float, ...]:
+        """:func:`novelty` of each of ``frames``, which come one after the other, the first after that of the last call;
+        1 for the very first, which nothing predicts."""
+        before, known = self._last, {}
+        for frame in frames:
+            found = self._known.get(id(frame))
+            if found is None:
+                small = shrunk(frame)
+                found = _Known(frame, small, 1.0 if before is None else novelty(small, before))
+            known[id(frame)] = found
+            before = found.small
+        self._known, self._last = known, known[id(frames[0])].small
+        return tuple(known[id(frame)].novelty for frame in frames)
+
+
+class _Known(NamedTuple):
+    frame: Frame  # held, so that its identity stays its own
+    small: Small
+    novelty: float
 
 
 def _per_block(difference: Small) -> Small:

@@ -91,8 +91,8 @@ def encode(
             min=0,
             max=MOST_AHEAD,
             metavar="N",
-            help="Look at up to N frames before an intra frame is coded: it gets the better quality, the longer it can "
-            "be seen in them.  [default: 8; 0 for a pipe and with --low-latency]",
+            help="Look at up to N frames before one is coded: they tell what an intra frame is worth, and how costs "
+            "will change.  [default: 32; 0 for a pipe and with --low-latency]",
         ),
     ] = None,
     low_latency: Annotated[

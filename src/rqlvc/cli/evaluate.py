@@ -33,9 +33,9 @@ Sequences = Annotated[str, typer.Option(metavar="A,B", help="Names without suffi
 Levels = Annotated[str, typer.Option(metavar="Q,Q", help="Constant levels whose bits are targets.")]
 Frames = Annotated[int, typer.Option(min=1, help="At most this many of each sequence.")]
 Keyint = Annotated[int, typer.Option(min=1, help="Frames from one intra frame to the next.")]
-Lookahead = Annotated[int, typer.Option(min=0, metavar="N", help="Frames seen before an intra frame is coded.")]
+Lookahead = Annotated[int, typer.Option(min=0, metavar="N", help="Frames seen before one is coded.")]
 
-CODEC, LEVELS, FRAMES, KEYINT, LOOKAHEAD = "rqlvc", "10,27,43,60", 96, 32, 8
+CODEC, LEVELS, FRAMES, KEYINT, LOOKAHEAD = "rqlvc", "10,27,43,60", 96, 32, 32
 """Defaults, the same for all commands so that they share encodes."""
 
 

@@ -2,9 +2,10 @@
 
 There is a *base level*, from which every frame has the offset of its place in the group of pictures. Before each frame
 it goes some way towards the level at which this frame and those of the window would cost the bits that are due: this
-frame by what the filter makes of its predicted points and of the frames before (:mod:`rqlvc.rate.rate_filter`),
-those to come as the last ones did. So a frame's target is what it is expected to cost at a quality that hardly moves;
-equal bits for every frame would let the quality follow the content up and down, which costs more than it gains.
+frame by what the filter makes of its predicted points and of the frames before (:mod:`rqlvc.rate.rate_filter`), those
+to come as the last ones did, but for what a look-ahead shows of them. So a frame's target is what it is expected to
+cost at a quality that hardly moves; equal bits for every frame would let the quality follow the content up and down,
+which costs more than it gains.
 """
 
 import math
@@ -49,6 +50,10 @@ NEW_RATE = 0.1
 ABOVE, CREEP = 8.0, 0.25
 """Levels that the base may be above the highest, where only the lowest frames still get better, and levels by which it
 rises further from frame to frame if the bits that are due are more than can be spent."""
+NOVELTY_POWER, LARGEST_CHANGE = 0.8, 4.0
+"""Bits of inter frames rise with about this power of their novelty; no change of the mean beyond this is believed."""
+BEYOND = 0.5
+"""Part of the change of the frames in view that those beyond are expected to show."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 
@@ -75,17 +80,19 @@ class Remaining(NamedTuple):
 
 @dataclass(slots=True)
 class Usual:
-    """Mean bits of frames, each brought to the base level of its time, and the mean of these."""
+    """Mean bits of frames, each brought to the base level of its time, the mean of these, and of their novelties."""
 
     bits: float = 0.0
     base: float = 0.0
+    novelty: float = 0.0
     seen: int = 0
 
-    def observe(self, log_rate: float, base: float, memory: int) -> None:
+    def observe(self, log_rate: float, base: float, novelty: float, memory: int) -> None:
         """A frame that took ``log_rate`` at ``base``; about as many count as ``memory`` says."""
         self.seen = min(self.seen + 1, memory)
         self.bits += (math.exp(min(log_rate, MAXIMUM_LOG_BITS)) - self.bits) / self.seen
         self.base += (base - self.base) / self.seen
+        self.novelty += (novelty - self.novelty) / self.seen
 
 
 class Rehearsed(NamedTuple):
@@ -107,6 +114,7 @@ class Adaptive:
         self._base: float | None = None
         self._free = False  # whether the base may go all the way
         self._last_quality = CENTRE
+        self._last_novelty = 0.0  # of an inter frame; 0 where not known
         self._rehearsals: list[float] = []  # base levels of those of the newest scene
         self._rehearsed: dict[int, Rehearsed] = {}  # by index
 
@@ -118,7 +126,7 @@ class Adaptive:
             state.expect_new_content()
             self._inter.seen = self._intra.seen = 0
             self._free = True
-        state.step()
+        state.step(0.0 if info.tried or info.index in self._rehearsed else self._change(info))
         self.budget.replan()
         due = self.budget.due(info)
         context = Context.of(info, self._last_quality)
@@ -166,7 +174,7 @@ class Adaptive:
         self._intra.seen = self._inter.seen = 0
         before = self._last_quality
         for result in rehearsal:
-            self._filter.step()
+            self._filter.step(self._change(result.info))
             context = Context.of(result.info, self._last_quality)
             self._observe(result)
             self._rehearsed[result.info.index] = Rehearsed(context, result.quality, log_bits(result.bits))
@@ -186,10 +194,12 @@ class Adaptive:
             self._filter.observe_change(seen.context, seen.quality, context, result.quality, log_rate - seen.log_rate)
         if seen or self._filter.observe_coded(context, result.quality, log_rate):
             at_base = log_rate - self._filter.difference(context, result.quality, base)
-            usual.observe(at_base, base, INTRA_MEMORY if result.info.intra else self._memory(result.info))
+            memory = INTRA_MEMORY if result.info.intra else self._memory(result.info)
+            usual.observe(at_base, base, _own_novelty(result.info), memory)
         else:  # the first frame of a new scene is no example of the next
             usual.seen = 0
         self._last_quality = result.quality
+        self._last_novelty = 0.0 if result.info.intra else _own_novelty(result.info)
 
     def set_rates(self, bitrate: float, framerate: float) -> None:
         before = self.budget.frame_bits
@@ -203,7 +213,8 @@ class Adaptive:
         model = self._model(info, context)
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
-        wanted = base_level([here, *self._later(after, context, Usual(model.bits(near), near))], bits, self.limits)
+        later = self._later(after, context, Usual(model.bits(near), near), self._change_ahead(info, due.frames - 1))
+        wanted = base_level([here, *later], bits, self.limits)
         wanted = min(wanted, max(self.limits.maximum + ABOVE, (self._base or 0.0) + CREEP))
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
@@ -231,20 +242,40 @@ class Adaptive:
         left = self.budget.frames_left(info)
         return min(MEMORY, self.budget.window, MEMORY if left is None else max(LAST_MEMORY, left // 2))
 
-    def _later(self, after: Remaining, context: Context, here: Usual) -> Iterator[Term]:
+    def _change(self, info: FrameInfo) -> float:
+        """ln bits that an inter frame is expected to cost more than the inter frame before, at the same level."""
+        before, now = self._last_novelty, _own_novelty(info)
+        return NOVELTY_POWER * math.log(now / before) if before and now and not info.intra else 0.0
+
+    def _change_ahead(self, info: FrameInfo, frames: int) -> float:
+        """Times as much as before that an inter frame of the next ``frames`` is expected to cost, at the same level."""
+        before, view = self._inter.novelty, info.novelties[1 : 1 + frames]
+        if not (self._inter.seen and before and view):
+            return 1.0
+        change = sum(view) / len(view) / before - 1
+        change *= BEYOND + (1 - BEYOND) * len(view) / frames
+        return min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE) ** NOVELTY_POWER
+
+    def _later(self, after: Remaining, context: Context, here: Usual, change: float) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
-        or, as long as none has been seen, what the plan has it cost beside the other."""
+        inter frames ``change`` times that, or, as long as none has been seen, what the plan has it cost beside the
+        other."""
         ratio = self.budget.pattern.intra * ratio_change(here.base)
         inter = ((False, count, offset) for count, offset in after.inter)
         for intra, count, offset in (*inter, (True, after.intra, 0.0)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
-                usual, scale = own if own.seen else here, 1.0
+                usual, scale = (own, 1.0 if intra else change) if own.seen else (here, 1.0)
             else:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
             if count:
                 slope = self._filter.steady_slope(intra)
                 yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, offset)
+
+
+def _own_novelty(info: FrameInfo) -> float:
+    """How badly the frame before predicts this one; 0 where that is not known."""
+    return info.novelties[0] if info.novelties else 0.0
 
 
 def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remaining:

@@ -24,8 +24,10 @@ INHERITED = 0.9
 """Part of its information that an inter frame takes from the one before."""
 TILT = 6.0
 """Levels by which a frame is better than one that is worth e times less to itself and to all that inherit from it."""
-LOOKAHEAD = 8
-"""Frames ahead, usually, of which the last tells how long an intra frame can be seen."""
+LOOKAHEAD = 32
+"""Frames ahead, usually, in view when a frame is coded."""
+FADING_VIEW = 8
+"""Of these, the frames of which the last tells how long an intra frame can be seen."""
 FADING_POWER = 0.16
 """Novelty rises with the distance in frames to about this power."""
 LASTING, LASTING_LEVELS = 0.5, 2.5
@@ -72,9 +74,9 @@ def last_use(info: FrameInfo) -> int | None:
 
 
 def fading(novelty: float, frames: int) -> float:
-    """How little of an intra frame is left ``LOOKAHEAD`` frames later, from the ``novelty`` of a frame ``frames`` later
-    (:func:`rqlvc.scenecut.novelty`)."""
-    return novelty * math.pow(LOOKAHEAD / frames, FADING_POWER)
+    """How little of an intra frame is left ``FADING_VIEW`` frames later, from the ``novelty`` of a frame that comes
+    ``frames`` later (:func:`rqlvc.scenecut.novelty`)."""
+    return novelty * math.pow(FADING_VIEW / frames, FADING_POWER)
 
 
 def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:

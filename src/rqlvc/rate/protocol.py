@@ -61,9 +61,10 @@ class FrameInfo:
     frames_to_cut: int | None = None
     """Frames from this one to one that begins another scene, this one included; None where none is in view. Nothing is
     predicted from this frame beyond."""
-    novelty: float | None = None
-    """How badly this frame predicts the one after it (:func:`rqlvc.scenecut.novelty`: 0 for a still, 1 for another
-    scene); None where the next frame is not known yet. Tells what an intra frame is worth."""
+    novelties: tuple[float, ...] = ()
+    """How badly the frame before predicts this frame and each one in view after it (:func:`rqlvc.scenecut.novelty`: 0
+    for a still, 1 for another scene). Tells what an intra frame is worth and how costs will change; empty where nobody
+    looked."""
     fading: float | None = None
     """How little of this intra frame is left in the frames ahead (:func:`rqlvc.rate.hierarchy.fading`); None without a
     look-ahead. Tells at which level an intra frame is worth its bits."""
@@ -76,6 +77,11 @@ class FrameInfo:
     """What this frame costs at some level, where that was asked for (:attr:`Decision.tentative`)."""
     rehearsal: "tuple[FrameResult, ...]" = ()
     """What this frame and those ahead cost, where that was asked for (:attr:`Decision.rehearsal`)."""
+
+    @property
+    def novelty(self) -> float | None:
+        """How badly this frame predicts the one after it; None where that is not known yet."""
+        return self.novelties[1] if len(self.novelties) > 1 else None
 
     @property
     def group_length(self) -> int | None:

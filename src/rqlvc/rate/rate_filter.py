@@ -33,7 +33,7 @@ LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
 """Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.02, 0.006, 0.0004
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
 """Of the offset of intra frames."""
@@ -132,8 +132,10 @@ class RateFilter:
         """What was learnt of the level is of little use."""
         self.covariance = self.covariance + self._reset
 
-    def step(self) -> None:
-        """A frame goes by. However long nothing is seen of it, no state gets less certain than it began."""
+    def step(self, change: float = 0.0) -> None:
+        """A frame goes by, which ``change`` more ln bits are expected of than of the last. However long nothing is seen
+        of it, no state gets less certain than it began."""
+        self.mean = self.mean + np.eye(_STATES)[_LEVEL] * change
         walked = self.covariance + self._walk
         scale = np.sqrt(np.minimum(self._prior / np.diag(walked), 1.0))
         self.covariance = walked * np.outer(scale, scale)
