@@ -35,7 +35,7 @@ from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader
 from rqlvc.rate.constant import Constant, Hierarchical
-from rqlvc.rate.hierarchy import FADING_VIEW, fading
+from rqlvc.rate.hierarchy import FADING_VIEW, LOOKAHEAD, fading
 from rqlvc.rate.protocol import FrameInfo
 from rqlvc.scenecut import novelty_of
 
@@ -115,7 +115,16 @@ def levels_of(frames: Sequence[Frame], control: Constant, keyint: int) -> list[f
         place = index % keyint
         ahead = frames[index + 1 : index + 1 + FADING_VIEW] if not place else ()
         faded = fading(novelty_of(ahead[-1], frame), len(ahead)) if ahead else None
-        info = FrameInfo(index, not place, place, 1, frames_to_intra=keyint - place, fading=faded)
+        left = len(frames) - index
+        info = FrameInfo(
+            index,
+            not place,
+            place,
+            1,
+            frames_to_intra=keyint - place,
+            fading=faded,
+            scene_left=left if left <= LOOKAHEAD else None,
+        )
         levels.append(carried_quality(control.decide(info).quality))
     return levels
 

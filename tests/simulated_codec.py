@@ -243,13 +243,15 @@ def run(
             controller.set_rates(rates[index], simulation.framerate)
         intra = simulation.intra(index)
         position = index % simulation.intra_period
+        left = simulation.frames - index
         info = FrameInfo(
             index=index,
             intra=intra,
             position=position,
             pixels=simulation.pixels,
-            frames_left=simulation.frames - index if end_known else None,
+            frames_left=left if end_known else None,
             frames_to_intra=simulation.intra_period - position if intra_known else None,
+            scene_left=left if isinstance(simulation, Recorded) and left <= simulation.lookahead else None,
             novelties=simulation.novelties(index) if isinstance(simulation, Recorded) else (),
         )
         if points == "predicted":

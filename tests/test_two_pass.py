@@ -42,7 +42,8 @@ def first_pass(simulation: Simulation | Recorded, total: float) -> tuple[Outlook
 
     properties = replace(PROPERTIES, width=simulation.pixels, height=1)
     bitrate = total * float(PROPERTIES.frame_rate) / simulation.frames
-    return look(code, bitrate, properties, simulation.intra_period), bases
+    lookahead = simulation.lookahead if isinstance(simulation, Recorded) else 0
+    return look(code, bitrate, properties, simulation.intra_period, lookahead), bases
 
 
 def play(simulation: Simulation | Recorded, name: str, outlook: Outlook | None, total: float) -> Log:

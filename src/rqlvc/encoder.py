@@ -157,12 +157,12 @@ class Encoder:
         frames_left: int | None = None,
         cut: bool = False,
         ahead: Sequence[Frame] = (),
-        cut_ahead: bool = False,
+        scene_ends: bool = False,
     ) -> tuple[VideoPacket, FrameStats]:
         """Code the next frame. ``frames_left`` counts it and those to come, where the end is known; ``cut`` says that
         another scene begins with it (see :mod:`rqlvc.scenecut`); ``ahead`` are frames of its scene after it, one after
         the other, that are there already: the more they have in common with an intra frame, the more that frame is
-        worth. ``cut_ahead`` says that another scene begins after them, for which nothing need be kept.
+        worth. ``scene_ends`` says that the scene or the video ends with them: nothing need be kept.
 
         Raises :class:`RqlvcError` when the first frame, which cannot be left out, does not fit.
         """
@@ -170,14 +170,14 @@ class Encoder:
         bucket = None if self.bucket is None else self.bucket.at(frame.time)
         new_scene = cut and self.keyint is not None and self._position >= MINIMUM_DISTANCE
         intra = self.state is None or self._position == self.keyint or new_scene
-        info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
-        decision, encodes = self._decide(info, frame, ahead, cut_ahead)
+        info = self._info(frame, intra, frames_left, cut, ahead, scene_ends)
+        decision, encodes = self._decide(info, frame, ahead, scene_ends)
         attempt = self._attempt(frame, bucket, info, frames_left, decision, encodes)
         if attempt.level is None and self.state is None:
             raise RqlvcError(_first_too_large(8 * len(attempt.coded.payload), bucket, self.limits.minimum))
         if attempt.level is None and intra:  # it stays due; an inter frame may fit
             intra = False
-            info = self._info(frame, intra, frames_left, cut, ahead, cut_ahead)
+            info = self._info(frame, intra, frames_left, cut, ahead, scene_ends)
             attempt = self._attempt(frame, bucket, info, frames_left, self.controller.decide(info), attempt.encodes)
         decision, coded, skipped = attempt.decision, attempt.coded, attempt.level is None
         quality = self.limits.minimum if attempt.level is None else attempt.level
@@ -219,7 +219,7 @@ class Encoder:
         )
 
     def _info(
-        self, frame: Frame, intra: bool, frames_left: int | None, cut: bool, ahead: Sequence[Frame], cut_ahead: bool
+        self, frame: Frame, intra: bool, frames_left: int | None, cut: bool, ahead: Sequence[Frame], scene_ends: bool
     ) -> FrameInfo:
         """What is known of ``frame`` before it is coded."""
         position = 0 if intra else self._position
@@ -232,18 +232,18 @@ class Encoder:
             frames_left=None if self.policy == "capped" or self.keyint is None else frames_left,
             frames_to_intra=None if self.keyint is None else max(self.keyint - position, 1),
             cut=cut,
-            frames_to_cut=len(ahead) + 1 if cut_ahead else None,
+            scene_left=len(ahead) + 1 if scene_ends else None,
             novelties=self._novelties.of((frame, *ahead)),
             fading=fading(novelty_of(seen[-1], frame), len(seen)) if seen else None,
             new_rate=self._new_rate,
             points=self._points(frame, intra),
         )
 
-    def _decide(self, info: FrameInfo, frame: Frame, ahead: Sequence[Frame], cut_ahead: bool) -> tuple[Decision, int]:
+    def _decide(self, info: FrameInfo, frame: Frame, ahead: Sequence[Frame], scene_ends: bool) -> tuple[Decision, int]:
         """What the controller makes of ``frame``, and how often it had the frame and those ``ahead`` rehearsed."""
         decision, rehearsals = self.controller.decide(info), 0
         while decision.rehearsal and ahead:
-            seen = self._rehearsed(decision.rehearsal, (frame, *ahead[:REHEARSED]), cut_ahead)
+            seen = self._rehearsed(decision.rehearsal, (frame, *ahead), scene_ends)
             decision = self.controller.decide(replace(info, rehearsal=seen))
             rehearsals += 1
         return decision, rehearsals
@@ -301,13 +301,13 @@ class Encoder:
         coded = tries[lowest if level is None else level]
         return _Attempt(decision, level, coded, encodes + len(tries), left)
 
-    def _rehearsed(self, controller: Controller, frames: Sequence[Frame], cut_ahead: bool) -> tuple[FrameResult, ...]:
-        """What ``frames``, the first of them intra, cost if ``controller`` codes them. Nothing of the session changes
-        but what it knows of the predictor."""
+    def _rehearsed(self, controller: Controller, frames: Sequence[Frame], scene_ends: bool) -> tuple[FrameResult, ...]:
+        """What the first of ``frames``, an intra frame, and those just after it cost if ``controller`` codes them.
+        Nothing of the session changes but what it knows of the predictor."""
         session = Encoder(self.codec, controller, keyint=self.keyint, predictor=self.predictor, index=self.index)
         results = []
-        for index, frame in enumerate(frames):
-            session.encode(frame, ahead=frames[index + 1 :], cut_ahead=cut_ahead)
+        for index, frame in enumerate(frames[: 1 + REHEARSED]):
+            session.encode(frame, ahead=frames[index + 1 :], scene_ends=scene_ends)
             assert session.last is not None
             results.append(session.last)
         self._lasting_error = session._lasting_error

@@ -85,19 +85,20 @@ def look(
     bitrate: float,
     properties: VideoProperties,
     keyint: int,
+    lookahead: int,
     weights: tuple[float, ...] = GOP_WEIGHTS,
 ) -> Outlook:
     """What a video tells before it is coded at ``bitrate`` (bits per second); ``code`` codes it at constant levels.
 
-    An intra frame comes every ``keyint`` frames, if not before. ``weights`` are the relative bits of the inter frames
-    of a miniGOP.
+    An intra frame comes every ``keyint`` frames, if not before, and ``lookahead`` frames are seen before one is coded.
+    ``weights`` are the relative bits of the inter frames of a miniGOP.
     """
     frame_bits = bitrate / float(properties.frame_rate)
     heaviest = INTER_SHARE * frame_bits * max(weights) * len(weights) / sum(weights)
     first = carried_quality(INTER.in_bits(properties.width * properties.height).quality(heaviest))
     costs = code(Hierarchical(first, weights))
     bits, intra = (tuple(column) for column in list(zip(*costs, strict=True))[:2])
-    found = Outlook((first,), _offsets(costs, keyint, weights), (bits,), intra)
+    found = Outlook((first,), _offsets(costs, keyint, lookahead, weights), (bits,), intra)
     nearer = carried_quality(found.base(frame_bits * len(bits), QualityRange()))
     if abs(nearer - first) <= NEAR:
         return found
@@ -105,20 +106,23 @@ def look(
     return replace(found, bases=(first, nearer), bits=(bits, again))
 
 
-def _offsets(costs: Costs, keyint: int, weights: tuple[float, ...]) -> tuple[float, ...]:
-    """Levels from the base to each frame.
-
-    Every group of pictures counts as long as it is, but the last one as if it went on: the lowest levels would leave
-    little to land on the target with.
-    """
+def _offsets(costs: Costs, keyint: int, lookahead: int, weights: tuple[float, ...]) -> tuple[float, ...]:
+    """Levels from the base to each frame, from what was known of it when it was coded."""
     starts = [index for index, cost in enumerate(costs) if cost.intra]
-    going_on = max(starts[-1] + keyint, len(costs))
-    infos = (
-        FrameInfo(index, index == start, index - start, 0, frames_to_intra=end - index, fading=costs[index].fading)
-        for start, end in pairwise([*starts, going_on])
-        for index in range(start, min(end, len(costs)))
-    )
-    return tuple(level_offset(info, weights) for info in infos)
+    offsets = []
+    for start, end in pairwise([*starts, len(costs)]):
+        for index in range(start, end):
+            info = FrameInfo(
+                index,
+                index == start,
+                index - start,
+                0,
+                frames_to_intra=keyint - (index - start),
+                fading=costs[index].fading,
+                scene_left=end - index if end - index <= lookahead else None,
+            )
+            offsets.append(level_offset(info, weights))
+    return tuple(offsets)
 
 
 def make_first_pass(
@@ -160,7 +164,7 @@ def make_first_pass(
             raise KeyboardInterrupt
         return costs
 
-    return look(code, bitrate, properties, source.keyint, _weights(target))
+    return look(code, bitrate, properties, source.keyint, source.lookahead, _weights(target))
 
 
 def write_passlog(path: Path, settings: Settings, outlook: Outlook) -> None:

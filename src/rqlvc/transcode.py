@@ -114,7 +114,7 @@ def encode_file(
                     totals.dropped += 1
                     continue
                 yield encoder.encode(
-                    frame, frames_left=frames_left, cut=cut, ahead=picture.ahead, cut_ahead=picture.cut_ahead
+                    frame, frames_left=frames_left, cut=cut, ahead=picture.ahead, scene_ends=picture.scene_ends
                 )
                 cut = False
 
@@ -205,8 +205,8 @@ class _Picture(NamedTuple):
     cut: bool
     ahead: tuple[Frame, ...] = ()
     """Those after it in the same scene, as far as they were waited for."""
-    cut_ahead: bool = False
-    """Whether another scene begins after these."""
+    scene_ends: bool = False
+    """Whether another scene begins after these, or nothing comes."""
     left: int | None = None
     """Frames from this one to the last, both included, where the end is in view."""
 
@@ -227,7 +227,8 @@ def _pictures(frames: Iterable[Frame], rate: Fraction, *, scenecut: bool, view: 
             now = waiting.popleft()
             left = len(waiting) + 1 if picture is None else None
             scene = tuple(later.frame for later in takewhile(lambda later: not later.cut, waiting))
-            yield now._replace(ahead=scene, cut_ahead=len(scene) < len(waiting), left=left)
+            scene_ends = left is not None or len(scene) < len(waiting)
+            yield now._replace(ahead=scene, scene_ends=scene_ends, left=left)
 
 
 def _group_starts(keyint: int) -> Callable[[_Picture], bool]:

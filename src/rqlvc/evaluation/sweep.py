@@ -290,7 +290,9 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
             curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
             encoder.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
-        stats.append(encoder.encode(frame, frames_left=len(frames) - index, ahead=_ahead(job, frames, index))[1])
+        left = len(frames) - index
+        ahead, ends = _view(job, frames, index)
+        stats.append(encoder.encode(frame, frames_left=left, ahead=ahead, scene_ends=ends)[1])
         assert encoder.reconstruction is not None
         shown.append(encoder.reconstruction)
     return Encode(
@@ -357,9 +359,10 @@ def _distortions(job: Job, frames: Sequence[Frame], shown: Sequence[Frame]) -> d
     }
 
 
-def _ahead(job: Job, frames: Sequence[Frame], index: int) -> Sequence[Frame]:
-    """What the encoder of ``job`` sees after frame ``index``."""
-    return frames[index + 1 : index + 1 + job.lookahead]
+def _view(job: Job, frames: Sequence[Frame], index: int) -> tuple[Sequence[Frame], bool]:
+    """What the encoder of ``job`` sees after frame ``index``, and whether it sees the video end there."""
+    end = index + 1 + job.lookahead
+    return frames[index + 1 : end], end > len(frames)
 
 
 def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
@@ -374,10 +377,13 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
 
         def code(control: Constant) -> list[Cost]:
             first = Encoder(codec, control, keyint=job.keyint)
-            coded = (first.encode(frame, ahead=_ahead(job, frames, index))[1] for index, frame in enumerate(frames))
-            return [Cost.of(each) for each in coded]
+            costs = []
+            for index, frame in enumerate(frames):
+                ahead, ends = _view(job, frames, index)
+                costs.append(Cost.of(first.encode(frame, ahead=ahead, scene_ends=ends)[1]))
+            return costs
 
-        outlook = look(code, float(bitrate), job.clip.properties, job.keyint)
+        outlook = look(code, float(bitrate), job.clip.properties, job.keyint, job.lookahead)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
     control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
     return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor, lands=control.lands)

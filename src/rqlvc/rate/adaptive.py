@@ -254,7 +254,7 @@ class Adaptive:
             return 1.0
         change = sum(view) / len(view) / before - 1
         change *= BEYOND + (1 - BEYOND) * len(view) / frames
-        return min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE) ** NOVELTY_POWER
+        return math.pow(min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE), NOVELTY_POWER)
 
     def _later(self, after: Remaining, context: Context, here: Usual, change: float) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,

@@ -68,7 +68,7 @@ def group_length(info: FrameInfo) -> int | None:
 
 def last_use(info: FrameInfo) -> int | None:
     """Frames of this group of pictures up to where nothing is predicted from it any more; None where that is far."""
-    ends = [end for end in (info.frames_to_intra, info.frames_to_cut) if end]
+    ends = [end for end in (info.frames_to_intra, info.scene_left) if end]
     last = info.position + min(ends) if ends else None
     return last if last and last <= LONGEST_GROUP else None
 

@@ -58,9 +58,9 @@ class FrameInfo:
     pictures); None when no intra frame is planned. Lets a controller save for it."""
     cut: bool = False
     """Another scene begins: what was learnt of the content before is of little use."""
-    frames_to_cut: int | None = None
-    """Frames from this one to one that begins another scene, this one included; None where none is in view. Nothing is
-    predicted from this frame beyond."""
+    scene_left: int | None = None
+    """Frames from this one to the last of its scene or of the video, both included; None where that is not in view.
+    Nothing is predicted from this frame beyond."""
     novelties: tuple[float, ...] = ()
     """How badly the frame before predicts this frame and each one in view after it (:func:`rqlvc.scenecut.novelty`: 0
     for a still, 1 for another scene). Tells what an intra frame is worth and how costs will change; empty where nobody
