@@ -271,28 +271,12 @@ class Encoder:
         if decision.tentative:
             tried = carried_quality(decision.quality)
             decision = self.controller.decide(replace(info, tried=RatePoint(tried, cost(tried))))
-        quality, room, left, steady = decision.quality, self.bits_left, None, FREE
-        preferred, least = (room if frames_left == 1 else LARGEST * room), 0.0
-        if bucket is not None:
-            frame_bits = float(bucket.rate) / self.frame_rate
-            if self._steady is not None and not (intra or info.cut):
-                steady = self._steady.bounds(bucket, self._brought(bucket))
-            planned = plan(
-                decision, bucket, frame_bits, intra=intra, limits=self.limits, policy=self.policy, steady=steady
-            )
-            quality, room = planned.quality, min(room, math.floor(bucket.fullness))
-            preferred = min(preferred, float(bucket.fullness) if frames_left == 1 else LARGEST * float(bucket.fullness))
-            left = None if planned.bits is None else float(bucket.fullness) - planned.bits
-        landing = self._landing(frames_left, intra, decision.target_bits or 0.0)
-        if landing is not None:
-            due, most = landing
-            preferred = min(preferred, most)
-            least = LAST_USE * min(due, preferred)
+        quality, room, bounds, steady, left = self._allowance(bucket, info, frames_left, decision)
         near = steady_levels(decision.quality, steady, self.limits)
-        bounds = Bounds(max(least, steady.least), min(preferred, steady.most))
-        level = fit(cost, quality, bounds, limits=near, alpha=decision.alpha, intra=intra)
+        both = Bounds(max(bounds.least, steady.least), min(bounds.most, steady.most))
+        level = fit(cost, quality, both, limits=near, alpha=decision.alpha, intra=intra)
         if level is None and steady != FREE:
-            level = fit(cost, near.minimum, Bounds(least, preferred), limits=self.limits, alpha=decision.alpha)
+            level = fit(cost, near.minimum, bounds, limits=self.limits, alpha=decision.alpha)
         lowest = carried_quality(self.limits.minimum)
         # An intra frame that could only be had by emptying the buffer had better wait.
         if level is None and cost(lowest) <= room and not (intra and self.state is not None):
@@ -300,6 +284,29 @@ class Encoder:
         level = None if level is None else carried_quality(level)
         coded = tries[lowest if level is None else level]
         return _Attempt(decision, level, coded, encodes + len(tries), left)
+
+    def _allowance(
+        self, bucket: Bucket | None, info: FrameInfo, frames_left: int | None, decision: Decision
+    ) -> "_Allowance":
+        """What the buffer, the total and the end leave of ``decision``, before the frame is coded."""
+        last, room = frames_left == 1, self.bits_left
+        quality, most, steady, left = decision.quality, (room if last else LARGEST * room), FREE, None
+        if bucket is not None:
+            full, frame_bits = float(bucket.fullness), float(bucket.rate) / self.frame_rate
+            if self._steady is not None and not (info.intra or info.cut):
+                steady = self._steady.bounds(bucket, self._brought(bucket))
+            planned = plan(
+                decision, bucket, frame_bits, intra=info.intra, limits=self.limits, policy=self.policy, steady=steady
+            )
+            quality, room = planned.quality, min(room, math.floor(bucket.fullness))
+            most = min(most, full if last else LARGEST * full)
+            left = None if planned.bits is None else full - planned.bits
+        landing = self._landing(frames_left, info.intra, decision.target_bits or 0.0)
+        if landing is None:
+            return _Allowance(quality, room, Bounds(0.0, most), steady, left)
+        due, at_most = landing
+        most = min(most, at_most)
+        return _Allowance(quality, room, Bounds(LAST_USE * min(due, most), most), steady, left)
 
     def _rehearsed(self, controller: Controller, frames: Sequence[Frame], scene_ends: bool) -> tuple[FrameResult, ...]:
         """What the first of ``frames``, an intra frame, and those just after it cost if ``controller`` codes them.
@@ -351,6 +358,20 @@ class Encoder:
             return self.predictor.points(self.codec, frame, None if intra else self.state)
         points = self.predictor.predict(frame, None if intra else self.reconstruction, self.last)
         return tuple(points) if intra else self._lasting_error.mended(points)
+
+
+class _Allowance(NamedTuple):
+    """What one frame may take."""
+
+    quality: float
+    """The level to try first."""
+    room: float
+    """Bits that there are at all."""
+    bounds: Bounds
+    """Bits that it should take."""
+    steady: Bounds
+    """Bits that make a second take what the channel brings in it."""
+    buffer_planned: float | None
 
 
 class _Attempt(NamedTuple):

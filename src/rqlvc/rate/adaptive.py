@@ -45,7 +45,7 @@ UNKNOWN = 2
 REHEARSALS, NEAR = 3, 8.0
 """Times that the first frames of a scene are coded to see what they cost, at most: again where that has shown them to
 need a level further away than this."""
-NEW_RATE = 0.1
+RATE_CHANGE = 0.1
 """Change of ln(bits per frame) beyond which the base may go all the way: it was asked for."""
 ABOVE, CREEP = 8.0, 0.25
 """Levels that the base may be above the highest, where only the lowest frames still get better, and levels by which it
@@ -204,7 +204,7 @@ class Adaptive:
     def set_rates(self, bitrate: float, framerate: float) -> None:
         before = self.budget.frame_bits
         self.budget.set_rates(bitrate, framerate)
-        self._free = self._free or abs(math.log(self.budget.frame_bits / before)) > NEW_RATE
+        self._free = self._free or abs(math.log(self.budget.frame_bits / before)) > RATE_CHANGE
 
     def _next_base(self, info: FrameInfo, context: Context, due: Due, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
