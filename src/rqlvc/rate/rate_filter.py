@@ -33,7 +33,7 @@ LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
 """Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.014, 0.006, 0.0004
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.018, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
 """Of the offset of intra frames."""
