@@ -22,7 +22,7 @@ from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_off
 from rqlvc.rate.initial import initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
 from rqlvc.rate.outlook import Term, base_level
-from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
+from rqlvc.rate.protocol import QUALITY_MAX, Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
 READINGS = 2
@@ -50,8 +50,9 @@ RATE_CHANGE = 0.1
 ABOVE, CREEP = 8.0, 0.25
 """Levels that the base may be above the highest, where only the lowest frames still get better, and levels by which it
 rises further from frame to frame if the bits that are due are more than can be spent."""
-CHANGE_POWER, LARGEST_CHANGE = 0.8, 4.0
-"""Bits of inter frames rise with about this power of their novelty; no change of the mean beyond this is believed."""
+CHANGE_POWER, LARGEST_CHANGE = 1.2, 4.0
+"""Bits of inter frames rise with about this power of their novelty at the lowest levels, and less with it the higher
+the level, where noise costs most; no change of the mean beyond this is believed."""
 BEYOND = 0.5
 """Part of the change of the frames in view that those beyond are expected to show."""
 KIND = 2.0
@@ -245,7 +246,11 @@ class Adaptive:
     def _change(self, info: FrameInfo) -> float:
         """ln bits that an inter frame is expected to cost more than the inter frame before, at the same level."""
         before, now = self._last_novelty, _own_novelty(info)
-        return CHANGE_POWER * math.log(now / before) if before and now and not info.intra else 0.0
+        return self._change_power() * math.log(now / before) if before and now and not info.intra else 0.0
+
+    def _change_power(self) -> float:
+        base = QualityRange().clip(CENTRE if self._base is None else self._base)
+        return CHANGE_POWER * (1 - (base / QUALITY_MAX) ** 2)
 
     def _change_ahead(self, info: FrameInfo, frames: int) -> float:
         """Times as much as before that an inter frame of the next ``frames`` is expected to cost, at the same level."""
@@ -254,7 +259,7 @@ class Adaptive:
             return 1.0
         change = sum(view) / len(view) / before - 1
         change *= BEYOND + (1 - BEYOND) * len(view) / frames
-        return math.pow(min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE), CHANGE_POWER)
+        return math.pow(min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE), self._change_power())
 
     def _later(self, after: Remaining, context: Context, here: Usual, change: float) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
