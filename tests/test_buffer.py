@@ -351,6 +351,16 @@ def test_a_size_is_used_to_98_percent(name: str, bits_per_pixel: float) -> None:
     assert 0.98 * 8 * size <= sum(each.bits for each in stats) <= 8 * size
 
 
+@pytest.mark.parametrize("seed", [5, 6, 8, 9, 17])
+def test_the_last_frames_leave_each_other_something(seed: int) -> None:
+    """Costly intra frames, and hard content at the end: the size is nearly used up when the last frames come."""
+    simulation = Simulation(scenes=(Law(0.02, intra_ratio=40),), noise=0.2, drift=0.05, seed=seed)
+    size = round(0.05 * simulation.pixels * simulation.frames / 8)
+    stats = encode_simulated(simulation, RateTarget(size=size))
+    assert not any(each.skipped for each in stats)
+    assert sum(each.bits for each in stats) <= 8 * size
+
+
 # Through the command
 
 

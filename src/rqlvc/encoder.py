@@ -106,6 +106,7 @@ class Encoder:
         self._steady = SteadyRate() if keyint is None and policy == "constant" else None
         self.bits_left = math.inf if total_bits is None else total_bits
         """Of ``total_bits``."""
+        self._smallest = math.inf  # bits of any inter frame so far
         self.index = index
         self.state: State | None = None
         self.reconstruction: Frame | None = None
@@ -190,6 +191,8 @@ class Encoder:
         self.index += 1
         self._new_rate = False
         self.bits_left -= 8 * len(payload)
+        if not (skipped or intra):
+            self._smallest = min(self._smallest, 8 * len(payload))
         if not skipped:
             self.state, self.reconstruction = coded.state, coded.reconstruction
         self._position = info.position + 1 if intra or self._position != self.keyint else self._position
@@ -326,7 +329,10 @@ class Encoder:
         if frames_left is None:
             return None
         if frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
-            return (self.bits_left,) * 2 if frames_left == 1 else (target_bits, LAST_EXCESS * target_bits)
+            if frames_left == 1:
+                return self.bits_left, self.bits_left
+            least_after = (frames_left - 1) * self._smallest if math.isfinite(self._smallest) else 0.0
+            return target_bits, min(LAST_EXCESS * target_bits, self.bits_left - least_after)
         if self.lands and frames_left <= LANDING_FRAMES and not intra and target_bits:
             return target_bits, LAST_EXCESS * target_bits
         return None
