@@ -304,10 +304,7 @@ class Encoder:
             quality, room = planned.quality, min(room, math.floor(bucket.fullness))
             most = min(most, full if last else LARGEST * full)
             left = None if planned.bits is None else full - planned.bits
-        landing = self._landing(frames_left, info.intra, decision.target_bits or 0.0)
-        if landing is None:
-            return _Allowance(quality, room, Bounds(0.0, most), steady, left)
-        due, at_most = landing
+        due, at_most = self._landing(frames_left, info.intra, decision.target_bits or 0.0) or (0.0, math.inf)
         most = min(most, at_most)
         return _Allowance(quality, room, Bounds(LAST_USE * min(due, most), most), steady, left)
 

@@ -135,7 +135,8 @@ class RateFilter:
     def step(self, change: float = 0.0) -> None:
         """A frame goes by, which ``change`` more ln bits are expected of than of the last. However long nothing is seen
         of it, no state gets less certain than it began."""
-        self.mean = self.mean + np.eye(_STATES)[_LEVEL] * change
+        self.mean = self.mean.copy()
+        self.mean[_LEVEL] += change
         walked = self.covariance + self._walk
         scale = np.sqrt(np.minimum(self._prior / np.diag(walked), 1.0))
         self.covariance = walked * np.outer(scale, scale)
