@@ -1,6 +1,7 @@
 """Rate-distortion of our codec against libx264 and libx265, by real encodes and real decodes.
 
     python benchmarks/rd.py --data DIR --out RUN [--sequences a,b] [--frames N] [--keyint 32] [--intra] [--flat]
+        [--preset slow]
 
 Writes RUN/rd.md (also on stdout), RUN/rd.json and RUN/rd.png. Every result is kept in the cache folder under a digest
 of the sequence file and of all settings, so a rerun pays only for what is new: anchors once, ours again when the
@@ -41,7 +42,7 @@ from rqlvc.scenecut import novelty_of
 
 OURS = "rqlvc"
 ANCHORS: tuple[AnchorEncoder, ...] = ("libx264", "libx265")
-PRESET = "medium"
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 CRFS = (47, 43, 39, 35, 31, 27, 23, 19, 15)  # about the distortions of constant QP 49 to 17
 INTRA_QPS = (51, 47, 43, 39, 35, 31, 27, 23, 19)  # x264 codes intra frames 3 below the QP that it is given
 QUALITIES = "0,10,21,32,42,53,63"
@@ -175,17 +176,17 @@ def our_curve(clip: Clip, codec: Codec, controls: Sequence[Constant], keyint: in
     return points
 
 
-def anchor_curve(clip: Clip, encoder: AnchorEncoder, keyint: int, cache: Cache) -> list[Point]:
+def anchor_curve(clip: Clip, encoder: AnchorEncoder, preset: str, keyint: int, cache: Cache) -> list[Point]:
     points = []
     for quantiser in INTRA_QPS if keyint == 1 else CRFS:
         key = {
             "clip": clip.digest,
             "frames": clip.frames,
-            "codec": f"{encoder} PyAV {av.__version__} {PRESET} {anchor_parameters(encoder, quantiser, keyint)}",
+            "codec": f"{encoder} PyAV {av.__version__} {preset} {anchor_parameters(encoder, quantiser, keyint)}",
         }
         point = cache.load(key)
         if point is None:
-            result = encode_anchor(clip.read(), clip.properties.frame_rate, encoder, quantiser, keyint, PRESET)
+            result = encode_anchor(clip.read(), clip.properties.frame_rate, encoder, quantiser, keyint, preset)
             point = Point(quantiser, result.bits, result.frames, result.psnr_y, result.psnr_yuv, result.seconds)
             cache.store(key, point)
         report_progress(clip, encoder, point)
@@ -354,6 +355,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--flat", action="store_true", help="ours at one level for all frames, not as --quality has it")
     parser.add_argument("--qualities", default=QUALITIES, help="our quality levels, 63 is best; default: %(default)s")
     parser.add_argument("--anchors-only", action="store_true", help="leave our codec out")
+    parser.add_argument("--preset", choices=PRESETS, default="medium", help="of the anchors; default: %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/anchors"), help="default: %(default)s")
     parser.add_argument("--threads", type=int, help="CPU threads of our codec; default: its choice")
     return parser.parse_args()
@@ -377,12 +379,14 @@ def run(arguments: argparse.Namespace) -> None:
     curves: list[Curves] = []
     for clip in clips:
         ours = {} if codec is None else {OURS: our_curve(clip, codec, controls, keyint, cache)}
-        curves.append(ours | {encoder: anchor_curve(clip, encoder, keyint, cache) for encoder in ANCHORS})
+        anchors = {each: anchor_curve(clip, each, arguments.preset, keyint, cache) for each in ANCHORS}
+        curves.append(ours | anchors)
     deltas = [compare(clip.name, each) for clip, each in zip(clips, curves, strict=True)]
 
     model = "anchors only" if codec is None else f"{codec.name} {codec.identity[:12]}"
     along = "one level" if arguments.flat else "levels as --quality has them"
-    title = f"Rate-distortion: {model}, {along}, keyint {keyint}, anchors {PRESET} without B frames, psy and AQ"
+    setting = f"anchors {arguments.preset} without B frames, psy and AQ"
+    title = f"Rate-distortion: {model}, {along}, keyint {keyint}, {setting}"
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = markdown(title, clips, curves, deltas)
     (arguments.out / "rd.md").write_text(text)

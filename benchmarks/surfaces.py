@@ -3,8 +3,8 @@
     python benchmarks/surfaces.py --data DIR --out RUN --to tests/surfaces.npz [--jobs N]
 
 Every sequence is coded at six constant levels, and some of its frames at eight levels from one state (the encodes of
-``rqlvc evaluate paper``, kept in RUN). Kept are the bits of every frame at every level, what RQNet expected, how badly
-every frame predicts the next, and how much ln R rises for each level that a frame is above its reference.
+``rqlvc evaluate paper``, kept in RUN). Kept are the bits of every frame at every level, what RQNet expected, how much
+there is to code of the next frame, and how much ln R rises for each level that a frame is above its reference.
 
 Also prints what :mod:`rqlvc.rate.initial` says of usual content: the mean lines of Q over ln bpp, and the bits of
 intra frames over those of the inter frames after them, as a power of the former's novelty.
@@ -24,7 +24,7 @@ from rqlvc.evaluation.sweep import CONSTANT, CURVE_LEVELS, CURVES, Encode, find_
 from rqlvc.media.reader import open_reader
 from rqlvc.parallel import Processes
 from rqlvc.rate.protocol import QUALITY_MAX
-from rqlvc.scenecut import novelty, shrunk
+from rqlvc.scenecut import log_novelty, shrunk
 
 LEVELS = (0.0, 10.0, 27.0, 43.0, 60.0, 63.0)
 RATIO_LEVELS = slice(1, 5)
@@ -43,10 +43,10 @@ def dependence(constant: list[Encode], curves: Encode) -> float:
 
 
 def novelties(path: str, count: int) -> list[float]:
-    """How badly each frame predicts the next; the last one's is that of the one before."""
+    """How much there is to code of the next frame after each; the last one's is that of the one before."""
     with open_reader(path, frames=count) as reader:
         small = [shrunk(frame) for frame in reader]
-    found = [novelty(after, before) for before, after in pairwise(small)]
+    found = [log_novelty(after, before) for before, after in pairwise(small)]
     return [*found, found[-1]]
 
 

@@ -12,7 +12,7 @@ from conftest import CommandLine, moving_picture
 from rqlvc.encoder import Encoder, FrameStats
 from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.constant import Constant
-from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, cuts, novelty_of
+from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, cuts, log_novelty, shrunk
 from rqlvc.transcode import encode_file
 from test_cli import lines_of
 from test_groups import SharedToyCodec
@@ -47,7 +47,7 @@ def types_of(scenes: list[int], keyint: int | None) -> str:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 5))
 def test_novelties_of_a_view_that_moves_are_those_of_each_pair(indices: list[int], view: int) -> None:
     frames = [frame(index) for index in indices]
-    expected = [1.0, *(novelty_of(after, before) for before, after in pairwise(frames))]
+    expected = [1.0, *(log_novelty(shrunk(after), shrunk(before)) for before, after in pairwise(frames))]
     novelties = Novelties()
     for index in range(len(frames)):
         end = index + 1 + view

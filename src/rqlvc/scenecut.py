@@ -1,4 +1,5 @@
-"""Scene cuts, found before a frame is coded: a picture that the one before does not help to predict.
+"""What is new in a picture, seen before it is coded: scene cuts, which the picture before does not help to predict, and
+how much there will be to code.
 
 On luma at an eighth of its size, every block of 4x4 is predicted from the picture before, moved as a whole by up to two
 samples (16 pixels) either way, and from its own mean. Where the picture before does hardly better, an intra frame costs
@@ -23,6 +24,8 @@ MINIMUM_DISTANCE = 4
 """Frames from one intra frame to one that a cut asks for: flashes come in pairs."""
 CALM = 1.0
 """Added to both errors, in 8-bit units: differences that cannot be seen decide nothing."""
+STILL = 0.01
+"""Added to what there is to code, so that its logarithm can be taken of a repeated frame."""
 
 Small = npt.NDArray[np.float32]
 
@@ -48,15 +51,18 @@ def cuts(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
 def novelty(picture: Small, reference: Small) -> float:
     """How badly ``reference`` predicts ``picture``, relative to its own detail: near 0 for a still, 1 or more for a
     scene that has nothing to do with it."""
-    picture, reference = picture - picture.mean(), reference - reference.mean()
-    around = np.pad(reference, REACH, mode="edge")
+    inter = float(_errors(picture, reference).mean())
+    picture = picture - picture.mean()
     height, width = picture.shape
-    shifts = itertools.product(range(2 * REACH + 1), repeat=2)
-    errors = [_per_block(picture - around[down : down + height, across : across + width]) for down, across in shifts]
-    inter = float(np.min(errors, axis=0).mean())
     blocks = picture.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     intra = float(np.abs(blocks - blocks.mean((1, 3), keepdims=True)).mean())
     return (inter + CALM) / (intra + CALM)
+
+
+def log_novelty(picture: Small, reference: Small) -> float:
+    """How much there is to code of ``picture`` after ``reference``: the mean over the blocks of ln(1 + error), as bits
+    are spent. Bits of inter frames are about proportional to it (docs/training.md, thirteenth round)."""
+    return STILL + float(np.log1p(_errors(picture, reference)).mean())
 
 
 def novelty_of(frame: Frame, reference: Frame) -> float:
@@ -65,21 +71,21 @@ def novelty_of(frame: Frame, reference: Frame) -> float:
 
 
 class Novelties:
-    """How badly the frame before predicts each frame in view. Every frame is looked at once."""
+    """How much there is to code of each frame in view. Every frame is looked at once."""
 
     def __init__(self) -> None:
         self._last: Small | None = None  # the frame asked for last
         self._known: dict[int, _Known] = {}  # those that were in view then, by identity
 
     def of(self, frames: Sequence[Frame]) -> tuple[float, ...]:
-        """:func:`novelty` of each of ``frames``, which come one after the other, the first after that of the last call;
-        1 for the very first, which nothing predicts."""
+        """:func:`log_novelty` of each of ``frames``, which come one after the other, the first after that of the last
+        call; 1 for the very first, which nothing predicts."""
         before, known = self._last, {}
         for frame in frames:
             found = self._known.get(id(frame))
             if found is None:
                 small = shrunk(frame)
-                found = _Known(frame, small, 1.0 if before is None else novelty(small, before))
+                found = _Known(frame, small, 1.0 if before is None else log_novelty(small, before))
             known[id(frame)] = found
             before = found.small
         self._known, self._last = known, known[id(frames[0])].small
@@ -90,6 +96,17 @@ class _Known(NamedTuple):
     frame: Frame  # held, so that its identity stays its own
     small: Small
     novelty: float
+
+
+def _errors(picture: Small, reference: Small) -> Small:
+    """Mean absolute error of every block of ``picture`` predicted from ``reference``, but for the mean of both."""
+    picture, reference = picture - picture.mean(), reference - reference.mean()
+    around = np.pad(reference, REACH, mode="edge")
+    height, width = picture.shape
+    shifts = itertools.product(range(2 * REACH + 1), repeat=2)
+    errors = [_per_block(picture - around[down : down + height, across : across + width]) for down, across in shifts]
+    least: Small = np.min(errors, axis=0)
+    return least
 
 
 def _per_block(difference: Small) -> Small:

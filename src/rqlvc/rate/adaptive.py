@@ -21,7 +21,7 @@ from rqlvc.rate.constant import Hierarchical
 from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
 from rqlvc.rate.initial import initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
-from rqlvc.rate.outlook import Term, base_level
+from rqlvc.rate.outlook import Term, base_level, total_bits
 from rqlvc.rate.protocol import QUALITY_MAX, Decision, FrameInfo, FrameResult, QualityRange
 from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
 
@@ -42,7 +42,7 @@ MEMORY, LAST_MEMORY, INTRA_MEMORY = 16, 8, 2
 frames where hardly more are left to code; and intra frames."""
 UNKNOWN = 2
 """Inter frames of a scene whose cost nobody knows well: they are coded once to see it, unless they were rehearsed."""
-REHEARSALS, NEAR = 3, 8.0
+REHEARSALS, NEAR = 3, 6.0
 """Times that the first frames of a scene are coded to see what they cost, at most: again where that has shown them to
 need a level further away than this."""
 RATE_CHANGE = 0.1
@@ -50,10 +50,10 @@ RATE_CHANGE = 0.1
 ABOVE, CREEP = 8.0, 0.25
 """Levels that the base may be above the highest, where only the lowest frames still get better, and levels by which it
 rises further from frame to frame if the bits that are due are more than can be spent."""
-CHANGE_POWER, LARGEST_CHANGE = 1.2, 4.0
-"""Bits of inter frames rise with about this power of their novelty at the lowest levels, and less with it the higher
-the level, where noise costs most; no change of the mean beyond this is believed."""
-BEYOND = 0.5
+CHANGE_POWER, POWER_LOST, LARGEST_CHANGE = 1.1, 0.35, 4.0
+"""Bits of inter frames rise with about this power of their novelty at the lowest levels, and with this part of it less
+at the highest, where noise costs most; no change beyond this is believed."""
+BEYOND = 0.7
 """Part of the change of the frames in view that those beyond are expected to show."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
@@ -210,12 +210,14 @@ class Adaptive:
     def _next_base(self, info: FrameInfo, context: Context, due: Due, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
         thought to be ``near`` some level."""
-        bits = max(due.bits, FLOOR_SHARE * due.frames * self.budget.frame_bits)
         model = self._model(info, context)
         here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
         after = remaining(info, due.frames, self.budget.pattern.inter)
         later = self._later(after, context, Usual(model.bits(near), near), self._change_ahead(info, due.frames - 1))
-        wanted = base_level([here, *later], bits, self.limits)
+        terms = [here, *later]
+        # However deep the debt. At the end of a group of pictures all that is left may cost far less than the mean.
+        least = FLOOR_SHARE * min(due.frames * self.budget.frame_bits, total_bits(terms, near, self.limits))
+        wanted = base_level(terms, max(due.bits, least), self.limits)
         wanted = min(wanted, max(self.limits.maximum + ABOVE, (self._base or 0.0) + CREEP))
         left = self.budget.frames_left(info)
         rate = max(WINDOW_RATE / self.budget.window, END_RATE / left if left else 0.0)
@@ -246,11 +248,13 @@ class Adaptive:
     def _change(self, info: FrameInfo) -> float:
         """ln bits that an inter frame is expected to cost more than the inter frame before, at the same level."""
         before, now = self._last_novelty, _own_novelty(info)
-        return self._change_power() * math.log(now / before) if before and now and not info.intra else 0.0
+        return math.log(self._cost_change(now / before)) if before and now and not info.intra else 0.0
 
-    def _change_power(self) -> float:
+    def _cost_change(self, change: float) -> float:
+        """Times as many bits that inter frames take whose novelty is ``change`` times as much."""
         base = QualityRange().clip(CENTRE if self._base is None else self._base)
-        return CHANGE_POWER * (1 - (base / QUALITY_MAX) ** 2)
+        power = CHANGE_POWER * (1 - POWER_LOST * (base / QUALITY_MAX) ** 2)
+        return math.pow(min(max(change, 1 / LARGEST_CHANGE), LARGEST_CHANGE), power)
 
     def _change_ahead(self, info: FrameInfo, frames: int) -> float:
         """Times as much as before that an inter frame of the next ``frames`` is expected to cost, at the same level."""
@@ -259,7 +263,7 @@ class Adaptive:
             return 1.0
         change = sum(view) / len(view) / before - 1
         change *= BEYOND + (1 - BEYOND) * len(view) / frames
-        return math.pow(min(max(1 + change, 1 / LARGEST_CHANGE), LARGEST_CHANGE), self._change_power())
+        return self._cost_change(1 + change)
 
     def _later(self, after: Remaining, context: Context, here: Usual, change: float) -> Iterator[Term]:
         """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
@@ -279,7 +283,7 @@ class Adaptive:
 
 
 def _own_novelty(info: FrameInfo) -> float:
-    """How badly the frame before predicts this one; 0 where that is not known."""
+    """How much there is to code of this frame; 0 where that is not known."""
     return info.novelties[0] if info.novelties else 0.0
 
 

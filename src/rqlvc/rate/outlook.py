@@ -36,12 +36,17 @@ class Term(NamedTuple):
         return self.log_rate + self.slope * level
 
 
+def total_bits(terms: Sequence[Term], base: float, limits: QualityRange) -> float:
+    """Bits of all frames at the level ``base``, none of them at a level out of ``limits``."""
+    return sum(math.exp(min(term.at(limits.clip(base + term.offset)), MAXIMUM_LOG_BITS)) for term in terms)
+
+
 def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> float:
     """The base level at which frames cost ``bits`` together, none of them at a level out of ``limits``."""
     low, high = limits.minimum - LIFT, limits.maximum + BEYOND
     for _ in range(BISECTIONS):
         base = (low + high) / 2
-        if sum(math.exp(min(term.at(limits.clip(base + term.offset)), MAXIMUM_LOG_BITS)) for term in terms) < bits:
+        if total_bits(terms, base, limits) < bits:
             low = base
         else:
             high = base

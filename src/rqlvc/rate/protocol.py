@@ -62,9 +62,9 @@ class FrameInfo:
     """Frames from this one to the last of its scene or of the video, both included; None where that is not in view.
     Nothing is predicted from this frame beyond."""
     novelties: tuple[float, ...] = ()
-    """How badly the frame before predicts this frame and each one in view after it (:func:`rqlvc.scenecut.novelty`: 0
-    for a still, 1 for another scene). Tells what an intra frame is worth and how costs will change; empty where nobody
-    looked."""
+    """How much there is to code of this frame after the one before, and of each one in view after it
+    (:func:`rqlvc.scenecut.log_novelty`: near 0 for a still, 2 or more for another scene). Tells what an intra frame is
+    worth and how costs will change; empty where nobody looked."""
     fading: float | None = None
     """How little of this intra frame is left in the frames ahead (:func:`rqlvc.rate.hierarchy.fading`); None without a
     look-ahead. Tells at which level an intra frame is worth its bits."""
@@ -80,7 +80,7 @@ class FrameInfo:
 
     @property
     def novelty(self) -> float | None:
-        """How badly this frame predicts the one after it; None where that is not known yet."""
+        """How much there is to code of the frame after this one; None where that is not known yet."""
         return self.novelties[1] if len(self.novelties) > 1 else None
 
     @property

@@ -3,12 +3,13 @@
 The state, in ln bits (q is the quality level less 31.5, q' that of the reference):
 
     inter           ln R = level + slope * q + dependence * (q - q')        (+ first offset after an intra frame)
-    intra           ln R = level + intra offset + intra slope * q
+    intra           ln R = intra level + intra slope * q
     predicted       ln R = the same + bias (intra), or + lean * (q - q') (inter)
 
-From frame to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read
-at the level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor
-that sees content change is believed at once, and without a predictor the same filter follows the coded frames alone. A
+What inter frames cost follows the motion and what intra frames cost does not: they have no state in common. From frame
+to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read at the
+level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor that
+sees content change is believed at once, and without a predictor the same filter follows the coded frames alone. A
 measurement that the state cannot explain (a scene cut, a flash) sets the level free to find its new place; a coded
 frame like that is itself trusted little, for the first frame of a new scene is no example of the next.
 """
@@ -31,12 +32,12 @@ CENTRE = QUALITY_MAX / 2
 # them in encodes of ``rqlvc evaluate paper``.
 LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
-BIAS_PRIOR, BIAS_WALK = 0.22, 0.04
+BIAS_PRIOR, BIAS_WALK = 0.1, 0.005
 """Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
 DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.018, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
-INTRA_PRIOR, INTRA_WALK = 0.23, 0.005
-"""Of the offset of intra frames."""
+INTRA_PRIOR, INTRA_WALK = 2.5, 0.03
+"""Of the level of intra frames."""
 LEAN_PRIOR, LEAN_WALK = 0.01, 0.0005
 """Of what a predictor misjudges for each level that a frame is above its reference."""
 FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
@@ -45,22 +46,23 @@ CODED_NOISE = 0.14
 """Of a coded frame about the line."""
 CHANGE_NOISE = 0.05
 """Of what the same frame costs at another level."""
-PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.2, 0.038
-"""Of a predictor's points about the line, beyond their bias; the first only until the predictor has shown its own."""
+PREDICTED_NOISE, INTRA_PREDICTED_NOISE, PREDICTED_SLOPE_NOISE = 0.2, 0.06, 0.038
+"""Of a predictor's points about the line, beyond their bias; of inter and of intra frames, these two only until the
+predictor has shown its own."""
 PREDICTED_NOISE_FLOOR = 0.02
 """However well it did, it is not believed beyond this."""
-TRUST_RATE = 0.012
+TRUST_RATE, INTRA_TRUST_RATE = 0.012, 0.1
 """Part of the newest frame in the running mean of the predictor's squared error."""
 SURPRISE = 4.8
 """Standard deviations beyond which a measurement is a new scene or an outlier."""
 LEVEL_RESET, INTRA_RESET = 0.28, 0.4
-"""Added to the deviations of level and intra offset after a surprise."""
+"""Added to the deviations of the levels after a surprise."""
 SLOPE_SPAN = 6.0
 """Levels on either side over which the slope of a predicted curve is taken."""
 CURVE_STEPS = 64
 """Predicted points closer than this part of a level are one: between them there is no slope."""
 
-_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_OFFSET, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 4, 5, 6, 7, 8
+_LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_LEVEL, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 4, 5, 6, 7, 8
 """Where the state holds what; slopes are two, inter first."""
 
 
@@ -80,11 +82,9 @@ class Context:
     def row(self, quality: float) -> FloatArray:
         """ln R = row @ state."""
         row = np.zeros(_STATES)
-        row[_LEVEL] = 1.0
+        row[_INTRA_LEVEL if self.intra else _LEVEL] = 1.0
         row[_SLOPE + self.intra] = quality - CENTRE
-        if self.intra:
-            row[_INTRA_OFFSET] = 1.0
-        else:
+        if not self.intra:
             row[_DEPENDENCE] = quality - self.reference_quality
             row[_FIRST_OFFSET] = self.first
         return row
@@ -110,13 +110,13 @@ class RateFilter:
     def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha, 1 / intra.alpha
-        self.mean = np.array([level, *slopes, 0.0, DEPENDENCE_MEAN, intra_level - level, FIRST_MEAN, 0.0])
+        self.mean = np.array([level, *slopes, 0.0, DEPENDENCE_MEAN, intra_level, FIRST_MEAN, 0.0])
         self.covariance = _diagonal(
             LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
         )
         self._prior = np.diag(self.covariance)
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK, LEAN_WALK)
-        self._predicted_variance = PREDICTED_NOISE**2
+        self._predicted_variance = [PREDICTED_NOISE**2, INTRA_PREDICTED_NOISE**2]  # of inter and intra frames
         self._seen = [CENTRE, CENTRE]  # levels of the last inter and intra frame
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
 
@@ -166,7 +166,7 @@ class RateFilter:
         row[_LEAN] = not context.intra
         self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
         row = context.predicted_row(quality)
-        noise = math.sqrt(self._predicted_variance)
+        noise = math.sqrt(self._predicted_variance[context.intra])
         innovation, variance = self._innovation(row, log_rate, noise)
         if innovation**2 > SURPRISE**2 * variance:
             self.expect_new_content()
@@ -177,9 +177,9 @@ class RateFilter:
         """Learn how far the predictor is to be trusted from a frame's ln R less what was predicted at its quality."""
         expected = float((context.predicted_row(quality) - context.row(quality)) @ self.mean)
         unexpected = (error + expected) ** 2
-        bounded = min(unexpected, SURPRISE**2 * self._predicted_variance)
-        learnt = self._predicted_variance + TRUST_RATE * (bounded - self._predicted_variance)
-        self._predicted_variance = max(learnt, PREDICTED_NOISE_FLOOR**2)
+        before, rate = self._predicted_variance[context.intra], INTRA_TRUST_RATE if context.intra else TRUST_RATE
+        learnt = before + rate * (min(unexpected, SURPRISE**2 * before) - before)
+        self._predicted_variance[context.intra] = max(learnt, PREDICTED_NOISE_FLOOR**2)
 
     def model(self, context: Context) -> LogarithmicModel:
         """The line of a frame as Q = alpha * ln R + beta, with a slope that a codec can have."""
