@@ -55,6 +55,9 @@ CHANGE_POWER, POWER_LOST, LARGEST_CHANGE = 1.1, 0.35, 4.0
 at the highest, where noise costs most; no change beyond this is believed."""
 BEYOND = 0.7
 """Part of the change of the frames in view that those beyond are expected to show."""
+YOUNG = 0.9
+"""What an inter frame of the first miniGOP after an intra frame takes, in those that come later: there is less error to
+mend in what it is predicted from."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 
@@ -62,13 +65,20 @@ KIND = 2.0
 @lru_cache(maxsize=64)
 def _counts(weights: tuple[float, ...], group: int | None) -> FloatArray:
     """Inter frames before each position of a group of pictures and their offsets, (positions + 1, kinds, 2): how many,
-    and the sum. Frames are of one kind whose offsets differ by less than ``KIND``."""
+    and the sum; ``YOUNG`` ones count as the part of a frame that they take. Frames are of one kind whose offsets differ
+    by less than ``KIND``."""
     offsets = np.array(level_offsets(weights, group))
     kinds = np.round(offsets / KIND).astype(int)
     counts = np.zeros((len(offsets) + 1, kinds.max() - kinds.min() + 1, 2))
     for position in range(1, len(offsets)):
-        counts[position + 1, kinds[position] - kinds.min()] = 1.0, offsets[position]
+        share = _share(position, weights)
+        counts[position + 1, kinds[position] - kinds.min()] = share, share * offsets[position]
     return counts.cumsum(axis=0)
+
+
+def _share(position: int, weights: tuple[float, ...]) -> float:
+    """Of what later inter frames of a group of pictures take."""
+    return YOUNG if position <= len(weights) else 1.0
 
 
 class Remaining(NamedTuple):
@@ -195,6 +205,8 @@ class Adaptive:
             self._filter.observe_change(seen.context, seen.quality, context, result.quality, log_rate - seen.log_rate)
         if seen or self._filter.observe_coded(context, result.quality, log_rate):
             at_base = log_rate - self._filter.difference(context, result.quality, base)
+            if not result.info.intra:
+                at_base -= math.log(_share(result.info.position, self.budget.pattern.inter))
             memory = INTRA_MEMORY if result.info.intra else self._memory(result.info)
             usual.observe(at_base, base, _own_novelty(result.info), memory)
         else:  # the first frame of a new scene is no example of the next
