@@ -7,7 +7,8 @@ Every sequence is coded at six constant levels, and some of its frames at eight 
 there is to code of the next frame, and how much ln R rises for each level that a frame is above its reference.
 
 Also prints what :mod:`rqlvc.rate.initial` says of usual content: the mean lines of Q over ln bpp, and the bits of
-intra frames over those of the inter frames after them, as a power of the former's novelty.
+intra frames over those of the inter frames after them, as a power of the former's novelty. And how bits follow novelty
+within groups of pictures: what :mod:`rqlvc.rate.adaptive` makes of a look-ahead.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from rqlvc.rate.protocol import QUALITY_MAX
 from rqlvc.scenecut import log_novelty, shrunk
 
 LEVELS = (0.0, 10.0, 27.0, 43.0, 60.0, 63.0)
+SEEN, LEAST_AHEAD = 8, 4
+"""Frames whose bits are known, in the fit of bits to novelty, and frames after them, at least, within the group."""
 RATIO_LEVELS = slice(1, 5)
 """10 to 60: where the ratio of intra to inter frames is fitted."""
 
@@ -79,6 +82,31 @@ def usual_lines(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> N
     )
 
 
+def bits_and_novelty(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> None:
+    """Prints, for each level, how mean bits of the rest of a group change from those of some frames before, as a power
+    of the change of the mean novelty, and how much dearer frames are that come after the first of a group."""
+    for number, level in enumerate(LEVELS):
+        novelty, bits, young = [], [], []
+        for name in names:
+            cost = kept[f"{name}.bits"][number].astype(float)
+            new = np.concatenate([[np.nan], kept[f"{name}.novelty"][:-1]])
+            for group in range(0, len(cost), keyint):
+                end = min(group + keyint, len(cost))
+                for start in range(group + 1, end - SEEN - LEAST_AHEAD + 1, SEEN):
+                    before, after = slice(start, start + SEEN), slice(start + SEEN, end)
+                    novelty.append(np.log(new[after].mean() / new[before].mean()))
+                    bits.append(np.log(cost[after].mean() / cost[before].mean()))
+                    young.append(start == group + 1)
+        x, y, first = np.array(novelty), np.array(bits), np.array(young)
+        power = (x * y).sum() / (x * x).sum()
+        rest = y - power * x
+        print(
+            f"level {level:g}: bits ~ novelty ** {power:.2f}, correlation {np.corrcoef(x, y)[0, 1]:.2f}, deviation "
+            f"{np.sqrt((rest * rest).mean()):.2f} of {np.sqrt((y * y).mean()):.2f}; after the first {SEEN} of a group "
+            f"{rest[first].mean():+.2f}, after others {rest[~first].mean():+.2f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -111,7 +139,8 @@ def main() -> None:
         kept[f"{clip.name}.predicted"] = np.array(predicted, np.float32).astype(np.int32)
         kept[f"{clip.name}.facts"] = np.array([clip.properties.width * clip.properties.height, rate, slope])
         print(f"{clip.name}: {slope:+.4f} of ln R for each level above the reference")
-    usual_lines(kept, [clip.name for clip in clips], experiment.keyint)
+    for say in (usual_lines, bits_and_novelty):
+        say(kept, [clip.name for clip in clips], experiment.keyint)
     np.savez_compressed(arguments.to, **kept)  # type: ignore[arg-type]
     print(f"{arguments.to}: {arguments.to.stat().st_size / 1000:.0f} kB")
 
