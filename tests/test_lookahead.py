@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import CommandLine, neural_codec_is_here
+from rqlvc.cli import console
 from rqlvc.codec.registry import load_codec
+from rqlvc.control import RateTarget
 from rqlvc.encoder import Encoder
 from rqlvc.media.frame import Frame
 from rqlvc.media.reader import open_reader
@@ -19,6 +22,7 @@ from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import GOP_WEIGHTS, INTRA_OFFSETS, fading, level_offset
 from rqlvc.rate.protocol import FrameInfo
 from rqlvc.rate.registry import make_controller
+from rqlvc.transcode import encode_file
 from test_cli import assert_sentence
 from toy_codec import ToyCodec
 
@@ -96,6 +100,30 @@ def test_the_first_frames_are_rehearsed_and_then_cost_what_is_expected(clip: Pat
                 assert (stats.encodes > 1) == seeing
     assert errors[True][0] < 0.1 < errors[False][0]
     assert sum(errors[True]) < 0.7 * sum(errors[False])
+
+
+def test_the_wait_for_what_is_rehearsed_can_be_watched(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frames that are coded only to see what they cost are counted, and are no part of the speed that is shown."""
+    heard: list[tuple[int, int]] = []
+    encode_file(
+        str(clip),
+        str(tmp_path / "out.mkv"),
+        ToyCodec(),
+        RateTarget(bitrate=300_000),
+        on_rehearsed=lambda done, frames: heard.append((done, frames)),
+    )
+    assert heard and heard == [(done, 9) for done in range(1, 10)] * (len(heard) // 9)
+
+    clock = iter((0.0, 100.0, 110.0))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = console.Progress("encode")
+    progress.rehearsed(3, 9)
+    progress.update(0.0, 1000, total=11)
+    watched, coded = capsys.readouterr().err.splitlines()
+    assert "coding 9 frames ahead to see what they cost, 3 done" in watched
+    assert "0.1 fps" in coded and "100 s left" in coded
 
 
 def levels(run: bytes) -> list[dict[str, float]]:

@@ -5,7 +5,7 @@ For anyone who has frames: a file (:mod:`rqlvc.transcode`), a live source, a sim
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -70,7 +70,8 @@ class Encoder:
     even the lowest fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the
     time stamps of frames are those that the decoder will see, from 0 on, and ``policy`` says what the channel is to
     the controller's target. With ``total_bits``, which needs ``frames_left``, the last frames are coded again until
-    they use what is left. With ``lands``, the last two are, to take what the controller wants of them.
+    they use what is left. With ``lands``, the last two are, to take what the controller wants of them. Where frames are
+    coded only to see what they cost, ``on_rehearsed`` hears after each how many are done, and of how many.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Encoder:
         max_drops: int = 0,
         frame_rate: float = 30.0,
         index: int = 0,
+        on_rehearsed: Callable[[int, int], None] = lambda done, frames: None,
     ) -> None:
         check_keyint(keyint)
         self.codec = codec
@@ -108,6 +110,7 @@ class Encoder:
         """Of ``total_bits``."""
         self._smallest = math.inf  # bits of any inter frame so far
         self.index = index
+        self.on_rehearsed = on_rehearsed
         self.state: State | None = None
         self.reconstruction: Frame | None = None
         """What the decoder will show for the frame coded last."""
@@ -312,11 +315,13 @@ class Encoder:
         """What the first of ``frames``, an intra frame, and those just after it cost if ``controller`` codes them.
         Nothing of the session changes but what it knows of the predictor."""
         session = Encoder(self.codec, controller, keyint=self.keyint, predictor=self.predictor, index=self.index)
-        results = []
-        for index, frame in enumerate(frames[: 1 + REHEARSED]):
+        results: list[FrameResult] = []
+        count = min(1 + REHEARSED, len(frames))
+        for index, frame in enumerate(frames[:count]):
             session.encode(frame, ahead=frames[index + 1 :], scene_ends=scene_ends)
             assert session.last is not None
             results.append(session.last)
+            self.on_rehearsed(len(results), count)
         self._lasting_error = session._lasting_error
         return tuple(results)
 

@@ -52,7 +52,6 @@ def novelty(picture: Small, reference: Small) -> float:
     """How badly ``reference`` predicts ``picture``, relative to its own detail: near 0 for a still, 1 or more for a
     scene that has nothing to do with it."""
     inter = float(_errors(picture, reference).mean())
-    picture = picture - picture.mean()
     height, width = picture.shape
     blocks = picture.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     intra = float(np.abs(blocks - blocks.mean((1, 3), keepdims=True)).mean())

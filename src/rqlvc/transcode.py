@@ -48,6 +48,7 @@ def encode_file(
     overwrite: bool = False,
     on_target: Callable[[float], None] = lambda bitrate: None,
     on_frame: Callable[[FrameStats], None] = lambda stats: None,
+    on_rehearsed: Callable[[int, int], None] = lambda done, frames: None,
     on_warning: Callable[[str], None] = lambda message: None,
 ) -> Summary:
     """Code ``frames`` frames of ``source`` from frame ``start`` on into the Matroska file ``output`` (``-``: a pipe).
@@ -56,7 +57,8 @@ def encode_file(
     :class:`Constant` one, which learns nothing from one group of pictures for the next, has several coded at once
     where the codec can do that; but what comes in a pipe is coded as it comes. With ``scenecut``, a new scene begins a
     group of pictures. Every frame waits until ``lookahead`` more are there, which tell what it is worth.
-    ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one.
+    ``on_target`` hears the bitrate to hit, in bits per second, before the first frame, where there is one;
+    ``on_rehearsed`` is that of an :class:`Encoder`.
     ``size`` (width, height) and ``frame_rate`` describe raw 4:2:0 input, which does not say them itself. The coded
     file starts at time 0; audio and subtitles of the same span are copied. Ctrl-C keeps the frames coded so far, as a
     whole file under another name: ``Summary.interrupted`` is set and ``Summary.output`` is that name.
@@ -95,6 +97,7 @@ def encode_file(
                 lands=target.lands,
                 max_drops=control.max_drops,
                 frame_rate=frame_rate_now,
+                on_rehearsed=on_rehearsed,
             )
         else:
             new_encoder = partial(Encoder, codec, control, keyint=keyint)

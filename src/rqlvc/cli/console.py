@@ -38,7 +38,9 @@ class Progress:
         self.target: float | None = None
         """The bitrate to land on, in bits per second."""
         self._started = time.monotonic()
-        self._shown = self._started
+        self._shown = self._last = self._started
+        self._aside = 0.0
+        """Seconds that went into frames that were only rehearsed."""
         self._frames = 0
         self._bits = 0
         self._window: deque[tuple[float, int]] = deque()
@@ -69,16 +71,30 @@ class Progress:
         self._window.append((seconds, bits))
         while self._window[0][0] <= seconds - RATE_WINDOW:
             self._window.popleft()
-        now = time.monotonic()
+        now = self._last = time.monotonic()
         if self._bar is not None:
             line = self._line(now, seconds, total, quality)
             self._bar.update(self._task, completed=self._frames, total=total, line=line)
         elif now - self._shown >= PLAIN_INTERVAL:
             self._shown = now
-            left = (
-                "" if total is None else f", {(total - self._frames) * (now - self._started) / self._frames:.0f} s left"
-            )
+            left = "" if total is None else f", {(total - self._frames) * self._spent(now) / self._frames:.0f} s left"
             say(f"{self.verb}: {self._line(now, seconds, total, quality)}{left}")
+
+    def rehearsed(self, done: int, frames: int) -> None:
+        """Of ``frames`` frames that are coded to see what they cost, before they are coded for good, so many are."""
+        now = time.monotonic()
+        self._aside += now - self._last
+        self._last = now
+        line = f"coding {frames} frames ahead to see what they cost, {done} done"
+        if self._bar is not None:
+            self._bar.update(self._task, line=line)
+        elif now - self._shown >= PLAIN_INTERVAL:
+            self._shown = now
+            say(f"{self.verb}: {line}")
+
+    def _spent(self, now: float) -> float:
+        """Seconds in which the frames up to here were coded for good."""
+        return max(now - self._started - self._aside, 1e-9)
 
     def _line(self, now: float, seconds: float, total: int | None, quality: float | None) -> str:
         gap = seconds / (self._frames - 1) if self._frames > 1 else 0.0  # a frame lasts about as long as those before
@@ -86,7 +102,7 @@ class Progress:
         recent = sum(bits for _, bits in self._window) / min(RATE_WINDOW, seconds + gap) if gap else 0.0
         parts = [
             f"frame {self._frames}" + ("" if total is None else f"/{total}"),
-            f"{self._frames / max(now - self._started, 1e-9):.1f} fps",
+            f"{self._frames / self._spent(now):.1f} fps",
             f"{recent / 1000:.0f} kbit/s now, {average / 1000:.0f} average"
             + ("" if self.target is None else f", {self.target / 1000:.0f} target"),
         ]

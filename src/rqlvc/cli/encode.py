@@ -266,6 +266,7 @@ def encode(
             overwrite=overwrite,
             on_target=on_target,
             on_frame=on_frame,
+            on_rehearsed=progress.rehearsed,
             on_warning=partial(warn, json=json),
         )
         if stats_file is not None:
