@@ -44,8 +44,9 @@ from rqlvc.control import RateTarget
 from rqlvc.encoder import DEFAULT_KEYINT
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.buffer_check import check_buffer
+from rqlvc.evaluation.digests import codec_digest
 from rqlvc.evaluation.metrics import bd_rate
-from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
+from rqlvc.evaluation.sweep import file_digest, find_sequences
 from rqlvc.media.container import ContainerReader
 from rqlvc.rate.allocation import WINDOW
 from rqlvc.rate.buffer import INITIAL, Buffer

@@ -30,8 +30,9 @@ from rqlvc.codec.protocol import Codec, State, carried_quality
 from rqlvc.codec.registry import load_codec
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorEncoder, anchor_parameters, encode_anchor
+from rqlvc.evaluation.digests import codec_digest
 from rqlvc.evaluation.metrics import bd_rate, psnr_y, psnr_yuv
-from rqlvc.evaluation.sweep import codec_digest, file_digest, find_sequences
+from rqlvc.evaluation.sweep import file_digest, find_sequences
 from rqlvc.media.frame import Frame
 from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import open_reader

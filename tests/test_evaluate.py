@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from bisect import bisect
 from fractions import Fraction
 from math import exp, log
@@ -15,6 +16,7 @@ from statistics import fmean
 import pytest
 from scipy.interpolate import PchipInterpolator
 
+import rqlvc as rqlvc_package
 from conftest import CommandLine, make_clip, read_frames, register, same_picture
 from rqlvc.evaluation.paper import Experiment, fits_of, frame_deviations, tables_of
 from rqlvc.evaluation.report.markdown import run_markdown
@@ -200,6 +202,33 @@ def test_a_second_run_makes_nothing_and_says_the_same(rqlvc: CommandLine, data: 
     again = evaluate(rqlvc, data, finished)
     assert b"done" not in again.stderr
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_only_encodes_of_controllers_that_use_a_changed_source_are_made_again(tmp_path: Path) -> None:
+    shutil.copytree(
+        Path(rqlvc_package.__file__).parent, tmp_path / "rqlvc", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    program = (
+        "import json; from rqlvc.evaluation.digests import controller_digest as digest\n"
+        "from rqlvc.rate.registry import CONTROLLERS\n"
+        "print(json.dumps({name: digest(name) for name in CONTROLLERS}))"
+    )
+
+    def digests() -> dict[str, str]:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return json.loads(subprocess.check_output([sys.executable, "-c", program], env=environment))
+
+    def changed(source: str) -> set[str]:
+        before = digests()
+        with (tmp_path / "rqlvc" / source).open("a") as file:
+            file.write("\n# changed\n")
+        after = digests()
+        return {name for name in before if before[name] != after[name]}
+
+    assert changed("rate/rate_filter.py") == {"adaptive"}
+    assert changed("rate/outlook.py") == {"adaptive", "two-pass"}
+    assert changed("rate/feedback.py") == {"constant", "adaptive", "rq-lvc", "rqnet-only"}
+    assert changed("rate/initial.py") == set(digests()) - {"constant"}
 
 
 def test_processes_do_not_change_the_results(rqlvc: CommandLine, data: Path, finished: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ An encode runs with one thread, whatever the number of processes, so that its bi
 
 import functools
 import hashlib
-import inspect
 import json
 import os
 import socket
@@ -16,16 +15,13 @@ from typing import Any, cast, get_args
 
 import torch
 
-import rqlvc.codec
-import rqlvc.evaluation.anchors
-import rqlvc.first_pass
-import rqlvc.rate
 from rqlvc.codec.protocol import Codec, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
 from rqlvc.encoder import Encoder
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.anchors import AnchorBitrate, AnchorEncoder, encode_anchor
+from rqlvc.evaluation.digests import anchor_digest, codec_digest, controller_digest
 from rqlvc.evaluation.metrics import VMAF_MODEL, ms_ssim, psnr_rgb, psnr_y, psnr_yuv, vmaf
 from rqlvc.first_pass import Cost, look
 from rqlvc.media.frame import Frame
@@ -33,7 +29,6 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import VIDEO_SUFFIXES, file_digest, open_reader
 from rqlvc.parallel import Engine, spread
 from rqlvc.rate.constant import Constant, Hierarchical
-from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS, RQNetPredictor, load_rqnet
 
 CONSTANT, HIERARCHICAL = "constant", "hierarchical"
@@ -56,10 +51,6 @@ ANCHOR_COST = 0.2
 ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2}
 """Of each frame, where they are more than one."""
 _ENCODES = "encodes"
-_PREDICTION = ("activity", "rqnet", "feedback")
-"""Modules that make the points that are heard at a constant quality."""
-_LEVELS = ("constant", "hierarchy", "initial")
-"""Modules that make the hierarchy of levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +98,8 @@ class Job:
             "format": ENCODE_FORMAT,
             "clip": self.clip.digest,
             "frames": self.clip.frames,
-            "codec": [self.codec, self.model, _anchor_digest() if self.is_anchor else codec_digest()],
-            "controller": [self.controller, None if self.is_anchor else _controller_digest(self.controller)],
+            "codec": [self.codec, self.model, anchor_digest() if self.is_anchor else codec_digest()],
+            "controller": [self.controller, None if self.is_anchor else controller_digest(self.controller)],
             "level": self.level,
             "keyint": self.keyint,
             "target_bits": self.target_bits,
@@ -400,50 +391,3 @@ def has_curve(job: Job, index: int) -> bool:
     if job.controller == CURVES:
         return index % job.keyint != 0 and index % CURVE_STRIDE == CURVE_STRIDE // 2
     return job.target_bits is not None and index == min(FIGURE_FRAME, job.clip.frames // 2)
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _sources(package: Any) -> tuple[Path, ...]:
-    return tuple(Path(package.__path__[0]).rglob("*.py"))
-
-
-@functools.cache  # once: the sources may be edited while a long run uses the ones that it loaded
-def codec_digest() -> str:
-    """Digest of the codec's sources: an encoder may choose differently with the same weights."""
-    return _digest(_sources(rqlvc.codec))
-
-
-@functools.cache
-def _anchor_digest() -> str:
-    return _digest([Path(rqlvc.evaluation.anchors.__file__)])
-
-
-@functools.cache
-def _controller_file(name: str) -> Path | None:
-    if CONTROLLERS[name].factory is None:
-        return None
-    controller = make_controller(name, bitrate=1.0, framerate=1.0, pixels=1)
-    return Path(inspect.getfile(type(controller)))
-
-
-@functools.cache
-def _controller_digest(name: str) -> str:
-    """Of what decides: its own source and what all controllers share, not the others'; RQNet where it is used."""
-    rqnet = [DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []
-    own = _controller_file(name) if name in CONTROLLERS else None
-    others = {_controller_file(other) for other in CONTROLLERS} - {own}
-    shared = [path for path in _sources(rqlvc.rate) if path not in others and path.name != "registry.py"]
-    if name == TWO_PASS:
-        return _digest([*shared, Path(rqlvc.first_pass.__file__)])
-    if name == HIERARCHICAL:
-        return _digest(path for path in _sources(rqlvc.rate) if path.stem in _LEVELS)
-    if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
-        heard = [path for path in _sources(rqlvc.rate) if path.stem in _PREDICTION]
-        return _digest([*heard, *rqnet] if name == CONSTANT else [])
-    return _digest(shared + (rqnet if CONTROLLERS[name].points in ("optional", "predicted") else []))

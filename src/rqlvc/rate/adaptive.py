@@ -18,12 +18,13 @@ import numpy as np
 
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.constant import Hierarchical
+from rqlvc.rate.estimation import PredictedCurve
 from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
 from rqlvc.rate.initial import initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
 from rqlvc.rate.outlook import Term, base_level, total_bits
 from rqlvc.rate.protocol import QUALITY_MAX, Decision, FrameInfo, FrameResult, QualityRange
-from rqlvc.rate.rate_filter import CENTRE, Context, PredictedCurve, RateFilter
+from rqlvc.rate.rate_filter import CENTRE, Context, RateFilter
 
 READINGS = 2
 """Times the predicted curve is read, each time at the level that the last reading led to: it is not quite straight."""

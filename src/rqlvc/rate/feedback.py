@@ -7,9 +7,9 @@ fractions of a sample is cheaper than its search tells, for all frames of the sc
 import math
 from collections.abc import Iterable
 
+from rqlvc.rate.estimation import PredictedCurve
 from rqlvc.rate.models import log_bits
 from rqlvc.rate.protocol import FrameResult, RatePoint
-from rqlvc.rate.rate_filter import PredictedCurve
 
 RATE = 0.2
 """Part of the newest frame's error in what is learnt; of the first frames their mean counts."""

@@ -15,15 +15,13 @@ frame like that is itself trusted little, for the first frame of a new scene is 
 """
 
 import math
-from bisect import bisect
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from rqlvc.rate.estimation import ALPHA_MAX, ALPHA_MIN
-from rqlvc.rate.models import FloatArray, LogarithmicModel, log_bits
-from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo, RatePoint
+from rqlvc.rate.estimation import possible_slope
+from rqlvc.rate.models import FloatArray, LogarithmicModel
+from rqlvc.rate.protocol import QUALITY_MAX, FrameInfo
 
 CENTRE = QUALITY_MAX / 2
 
@@ -57,11 +55,6 @@ SURPRISE = 4.8
 """Standard deviations beyond which a measurement is a new scene or an outlier."""
 LEVEL_RESET, INTRA_RESET = 0.28, 0.4
 """Added to the deviations of the levels after a surprise."""
-SLOPE_SPAN = 6.0
-"""Levels on either side over which the slope of a predicted curve is taken."""
-CURVE_STEPS = 64
-"""Predicted points closer than this part of a level are one: between them there is no slope."""
-
 _LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_LEVEL, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 4, 5, 6, 7, 8
 """Where the state holds what; slopes are two, inter first."""
 
@@ -200,39 +193,8 @@ class RateFilter:
         self.covariance = self.covariance - np.outer(spread, spread) / variance
 
 
-def possible_slope(slope: float) -> float:
-    """``slope`` (ln bits per level) moved into the range of those that codecs have."""
-    return min(max(slope, 1 / ALPHA_MAX), 1 / ALPHA_MIN)
-
-
 def _diagonal(
     level: float, slope: float, bias: float, dependence: float, intra: float, first: float, lean: float
 ) -> FloatArray:
     """The covariance of independent states with these standard deviations."""
     return np.diag(np.array([level, slope, slope, bias, dependence, intra, first, lean]) ** 2)
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedCurve:
-    """ln R over Q through predicted points: straight between them, and on beyond the outer ones."""
-
-    qualities: tuple[float, ...]
-    log_rates: tuple[float, ...]
-
-    @classmethod
-    def through(cls, points: Iterable[RatePoint]) -> "PredictedCurve | None":
-        """The curve through ``points``, those left out that are not finite; None with fewer than two qualities."""
-        finite = [point for point in points if math.isfinite(point.quality) and math.isfinite(point.bits)]
-        by_quality = {round(point.quality * CURVE_STEPS) / CURVE_STEPS: log_bits(point.bits) for point in finite}
-        qualities = tuple(sorted(by_quality))
-        return cls(qualities, tuple(by_quality[quality] for quality in qualities)) if len(qualities) > 1 else None
-
-    def __call__(self, quality: float) -> float:
-        segment = min(max(bisect(self.qualities, quality), 1), len(self.qualities) - 1)
-        left, right = self.qualities[segment - 1 : segment + 1]
-        low, high = self.log_rates[segment - 1 : segment + 1]
-        return low + (high - low) * (quality - left) / (right - left)
-
-    def slope(self, quality: float) -> float:
-        """Over ``SLOPE_SPAN`` levels on either side, within what a codec can have."""
-        return possible_slope((self(quality + SLOPE_SPAN) - self(quality - SLOPE_SPAN)) / (2 * SLOPE_SPAN))
