@@ -66,13 +66,13 @@ KIND = 2.0
 @lru_cache(maxsize=64)
 def _counts(weights: tuple[float, ...], group: int | None) -> FloatArray:
     """Inter frames before each position of a group of pictures and their offsets, (positions + 1, kinds, 2): how many,
-    and the sum; ``YOUNG`` ones count as the part of a frame that they take. Frames are of one kind whose offsets differ
-    by less than ``KIND``."""
+    and the sum; ``YOUNG`` ones, of which a group without end has none worth counting, count as the part of a frame that
+    they take. Frames are of one kind whose offsets differ by less than ``KIND``."""
     offsets = np.array(level_offsets(weights, group))
     kinds = np.round(offsets / KIND).astype(int)
     counts = np.zeros((len(offsets) + 1, kinds.max() - kinds.min() + 1, 2))
     for position in range(1, len(offsets)):
-        share = _share(position, weights)
+        share = 1.0 if group is None else _share(position, weights)
         counts[position + 1, kinds[position] - kinds.min()] = share, share * offsets[position]
     return counts.cumsum(axis=0)
 

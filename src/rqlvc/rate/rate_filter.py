@@ -6,12 +6,13 @@ The state, in ln bits (q is the quality level less 31.5, q' that of the referenc
     intra           ln R = intra level + intra slope * q
     predicted       ln R = the same + bias (intra), or + lean * (q - q') (inter)
 
-What inter frames cost follows the motion and what intra frames cost does not: they have no state in common. From frame
-to frame the state walks at random; a Kalman filter follows it. Before a frame its predicted points are read at the
-level they lead to, as a measurement of its rate and slope; after it, its real bits are another. So a predictor that
-sees content change is believed at once, and without a predictor the same filter follows the coded frames alone. A
-measurement that the state cannot explain (a scene cut, a flash) sets the level free to find its new place; a coded
-frame like that is itself trusted little, for the first frame of a new scene is no example of the next.
+What inter frames cost follows the motion and what intra frames cost does not: they have no state in common, though what
+the first intra frame costs tells of both. From frame to frame the state walks at random; a Kalman filter follows it.
+Before a frame its predicted points are read at the level they lead to, as a measurement of its rate and slope; after
+it, its real bits are another. So a predictor that sees content change is believed at once, and without a predictor the
+same filter follows the coded frames alone. A measurement that the state cannot explain (a scene cut, a flash) sets the
+level free to find its new place; a coded frame like that is itself trusted little, for the first frame of a new scene
+is no example of the next.
 """
 
 import math
@@ -36,6 +37,10 @@ DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.018, 0.006, 0.0004
 """A frame that must be better than its reference pays for what the reference lacks."""
 INTRA_PRIOR, INTRA_WALK = 2.5, 0.03
 """Of the level of intra frames."""
+RATIO_PRIOR = 0.9
+"""Of the difference of both levels before anything is known of either, for the ratio of intra to inter bits runs from 3
+to 97 (:data:`rqlvc.rate.initial.INTRA_RATIO`): where the first intra frame costs twice as much as usual, inter frames
+are likely to."""
 LEAN_PRIOR, LEAN_WALK = 0.01, 0.0005
 """Of what a predictor misjudges for each level that a frame is above its reference."""
 FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
@@ -107,7 +112,9 @@ class RateFilter:
         self.covariance = _diagonal(
             LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
         )
-        self._prior = np.diag(self.covariance)
+        self._prior = np.diag(self.covariance).copy()
+        common = LEVEL_PRIOR**2 - RATIO_PRIOR**2 / 2
+        self.covariance[_LEVEL, _INTRA_LEVEL] = self.covariance[_INTRA_LEVEL, _LEVEL] = common
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK, LEAN_WALK)
         self._predicted_variance = [PREDICTED_NOISE**2, INTRA_PREDICTED_NOISE**2]  # of inter and intra frames
         self._seen = [CENTRE, CENTRE]  # levels of the last inter and intra frame
