@@ -38,14 +38,18 @@ def anchor_digest() -> str:
 def controller_digest(name: str) -> str:
     """Of what decides: the controller's own source and all of the rate control that it imports; RQNet where it is used.
     ``name`` may also be that of an encode without a controller, which may hear of predictions all the same."""
-    heard = [*_PREDICTION, *([DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else [])]
-    if name in ("hierarchical", "two-pass"):
-        return _digest(_with_imports([_LEVELS] if name == "hierarchical" else _TWO_PASSES))
-    if name not in CONTROLLERS or CONTROLLERS[name].factory is None:
-        return _digest(_with_imports(heard) if name == "constant" else [])
+    return _digest(_with_imports(_used(name)))
+
+
+def _used(name: str) -> Iterable[Path]:
+    """What it uses itself."""
+    heard = (*_PREDICTION, *([DEFAULT_WEIGHTS] if DEFAULT_WEIGHTS.exists() else []))
+    known = {"constant": heard, "hierarchical": (_LEVELS,), "two-pass": _TWO_PASSES}
+    if name in known or name not in CONTROLLERS:
+        return known.get(name, ())
     controller = make_controller(name, bitrate=1.0, framerate=1.0, pixels=1)
     hears = CONTROLLERS[name].points in ("optional", "predicted")
-    return _digest(_with_imports([Path(inspect.getfile(type(controller))), *(heard if hears else [])]))
+    return (Path(inspect.getfile(type(controller))), *(heard if hears else ()))
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -78,8 +78,8 @@ def _counts(weights: tuple[float, ...], group: int | None) -> FloatArray:
 
 
 def _share(position: int, weights: tuple[float, ...]) -> float:
-    """Of what later inter frames of a group of pictures take."""
-    return YOUNG if position <= len(weights) else 1.0
+    """Of what later inter frames of a group of pictures take; 1 for the intra frame."""
+    return YOUNG if 0 < position <= len(weights) else 1.0
 
 
 class Remaining(NamedTuple):
@@ -206,8 +206,7 @@ class Adaptive:
             self._filter.observe_change(seen.context, seen.quality, context, result.quality, log_rate - seen.log_rate)
         if seen or self._filter.observe_coded(context, result.quality, log_rate):
             at_base = log_rate - self._filter.difference(context, result.quality, base)
-            if not result.info.intra:
-                at_base -= math.log(_share(result.info.position, self.budget.pattern.inter))
+            at_base -= math.log(_share(result.info.position, self.budget.pattern.inter))
             memory = INTRA_MEMORY if result.info.intra else self._memory(result.info)
             usual.observe(at_base, base, _own_novelty(result.info), memory)
         else:  # the first frame of a new scene is no example of the next

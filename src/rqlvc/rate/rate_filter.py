@@ -60,6 +60,7 @@ SURPRISE = 4.8
 """Standard deviations beyond which a measurement is a new scene or an outlier."""
 LEVEL_RESET, INTRA_RESET = 0.28, 0.4
 """Added to the deviations of the levels after a surprise."""
+
 _LEVEL, _SLOPE, _BIAS, _DEPENDENCE, _INTRA_LEVEL, _FIRST_OFFSET, _LEAN, _STATES = 0, 1, 3, 4, 5, 6, 7, 8
 """Where the state holds what; slopes are two, inter first."""
 
@@ -112,7 +113,7 @@ class RateFilter:
         self.covariance = _diagonal(
             LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
         )
-        self._prior = np.diag(self.covariance).copy()
+        self._prior = np.diag(self.covariance)
         common = LEVEL_PRIOR**2 - RATIO_PRIOR**2 / 2
         self.covariance[_LEVEL, _INTRA_LEVEL] = self.covariance[_INTRA_LEVEL, _LEVEL] = common
         self._walk = _diagonal(LEVEL_WALK, SLOPE_WALK, BIAS_WALK, DEPENDENCE_WALK, INTRA_WALK, FIRST_WALK, LEAN_WALK)
