@@ -204,6 +204,11 @@ def test_broken_contexts_are_refused(column: int, number: int, tmp_path: Path) -
     write_weights(path, untrained(), mixers)
     with pytest.raises(RqlvcError, match="contexts"):
         load(device="cpu", weights=path)
+    model = untrained()
+    model.motion_contexts[7, column] = number
+    write_weights(path, model, new_mixers())
+    with pytest.raises(RqlvcError, match="contexts"):
+        load(device="cpu", weights=path)
 
 
 def test_the_identity_is_a_digest_of_the_weights(codec: NeuralCodec, tmp_path: Path) -> None:
@@ -420,7 +425,7 @@ def test_a_block_is_predicted_from_the_picture_that_its_vector_reaches_to() -> N
 
 
 def nothing_known() -> MotionContext:
-    return MotionContext(None, (1,), untrained().motion_contexts[None], True)
+    return MotionContext(None, (1,), (untrained().motion_mixer,), True)
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (5.0, -3.0), (-17.0, 11.0), (2.25, -0.75), (-6.5, 4.0)])
@@ -442,9 +447,8 @@ def test_block_search_finds_a_translation(motion: tuple[float, float]) -> None:
 def test_block_search_follows_the_last_motion_where_nothing_tells() -> None:
     flat = torch.full((1, 1, 64, 64), 0.5)
     last = torch.nn.functional.pad(vectors_of(17, -32, 8, 8), (0, 0, 0, 0, 0, 1))
-    contexts = untrained().motion_contexts[None]
     for before, expected in ((last, last), (None, torch.zeros_like(last))):
-        known = MotionContext(before, (1,), contexts, True)
+        known = nothing_known()._replace(last=before)
         found = block_search(flat, flat, [quarter_pel(flat, MARGIN)], [], known, torch.tensor([0.1]))
         assert torch.equal(found, expected)
 

@@ -15,7 +15,7 @@ from rqlvc.codec.coefficients import SYMBOL_LIMIT
 from rqlvc.codec.entropy import Estimator, Kind, PacketCoder, Place
 from rqlvc.codec.integer import LATENT_UNIT
 from rqlvc.codec.laplace import BINS, SKIP_BIN, bin_scales
-from rqlvc.codec.mixing import INPUTS, Decision, Mixer, fresh_mixer, learn, predict
+from rqlvc.codec.mixing import INPUTS, Mixer, blank_decision, fresh_mixer, learn, predict
 from rqlvc.codec.neural import NeuralCodec
 from rqlvc.codec.planes import from_frame
 from small_streams import encode_stream, moving_frames, neural_codec, new_mixers
@@ -60,11 +60,12 @@ def test_probabilities_and_weights_never_leave_their_range(
     known: npt.NDArray[np.int32], weights: npt.NDArray[np.int32], decisions: list[bool]
 ) -> None:
     mixer = Mixer(np.stack([known, np.zeros_like(known)], axis=1), weights[None].copy())
-    where = Decision(np.arange(INPUTS), np.zeros(INPUTS, np.int64))
+    where = blank_decision(1)
+    where.places[:] = np.arange(INPUTS)
     for one in decisions:
-        probability = predict(mixer, 0, where)
+        probability = predict(mixer, where)
         assert 0 < probability < ONE
-        learn(mixer, 0, where, probability, one)
+        learn(mixer, where, probability, one)
         assert mixer.contexts[:, 0].min() > 0 and mixer.contexts[:, 0].max() < ONE
         assert np.abs(mixer.weights).max() <= 2**20
 
@@ -73,18 +74,37 @@ def test_mixing_finds_out_which_context_knows() -> None:
     """Of six contexts only the first tells when a one comes; soon the mix knows as well as that one alone."""
     rng = np.random.default_rng(0)
     mixer = fresh_mixer(12, 1)
-    where = Decision(np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64))
+    where = blank_decision(1)
     bits = 0.0
     for index in range(4000):
         hint = rng.integers(2)
         one = bool(rng.random() < (0.95 if hint else 0.05))
         where.places[:] = [hint, *(2 * k + rng.integers(2) for k in range(1, INPUTS))]
-        probability = predict(mixer, 0, where)
+        probability = predict(mixer, where)
         if index >= 2000:
             bits -= np.log2((probability if one else ONE - probability) / ONE)
-        learn(mixer, 0, where, probability, one)
+        learn(mixer, where, probability, one)
     entropy = -(0.95 * np.log2(0.95) + 0.05 * np.log2(0.05))
     assert bits / 2000 < entropy + 0.05 and mixer.weights[0, 0] > 2 * np.abs(mixer.weights[0, 1:]).max()
+
+
+def test_a_further_set_of_weights_learns_where_the_first_cannot() -> None:
+    """Which of two contexts knows depends on what only the second set is chosen by."""
+    rng = np.random.default_rng(1)
+    cost = []
+    for sets in (1, 2):
+        mixer, where, bits = fresh_mixer(2 * INPUTS, 1, 2), blank_decision(sets), 0.0
+        for index in range(12_000):
+            kind, hints = int(rng.integers(2)), rng.integers(2, size=INPUTS)
+            one = bool(rng.random() < (0.95 if hints[kind] else 0.05))
+            where.places[:] = 2 * np.arange(INPUTS) + hints
+            where.sets[1:] = 1 + kind
+            probability = predict(mixer, where)
+            if index >= 9000:
+                bits -= np.log2((probability if one else ONE - probability) / ONE)
+            learn(mixer, where, probability, one)
+        cost.append(bits)
+    assert cost[1] < 0.8 * cost[0]
 
 
 # --- symbols --------------------------------------------------------------------------------------------------------

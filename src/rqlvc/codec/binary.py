@@ -1,9 +1,7 @@
-"""Adaptive binary arithmetic coding: decisions with probabilities that follow what was coded.
+"""Binary arithmetic coding: decisions whose probabilities somebody else knows.
 
-Integers only, so every machine decodes the same. A *context* is a pair of probabilities of a one, in 1/65536: one that
-adapts fast and one that adapts slowly; their mean is what counts (as in AV1 and VVC). The coder is a range coder with
-carries (as in LZMA). One routine, :func:`decide`, serves encoder, decoder and those who only want the price, so that
-the syntax above it is written once.
+Integers only, so every machine decodes the same. The coder is a range coder with carries (as in LZMA). One routine,
+:func:`code`, serves encoder, decoder and those who only want the price, so that the syntax above it is written once.
 """
 
 from typing import Any, NamedTuple
@@ -16,8 +14,6 @@ from rqlvc.compiled import INNER, OPTIONS
 from rqlvc.errors import RqlvcError
 
 ONE = 1 << 16
-FAST, SLOW = 4, 7
-"""Shifts of the two rates of adaptation."""
 LEAST = 32
 """Probabilities that are coded with stay this far from 0 and from 1."""
 
@@ -31,83 +27,48 @@ _PRICE_SHIFT = 5
 _PRICES = (16 - np.log2((np.arange(ONE >> _PRICE_SHIFT) + 0.5) * 2**_PRICE_SHIFT)).astype(np.float32)
 """Bits of a decision by the probability of how it fell."""
 
-Contexts = npt.NDArray[np.int32]
-"""(contexts, 2): probabilities of a one, fast and slow."""
-
 
 class BinaryCoder(NamedTuple):
-    """What :func:`decide` works on."""
+    """What :func:`code` works on."""
 
     state: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
     bits: npt.NDArray[np.float64]
     """(1,): the sum of prices."""
-    seen: npt.NDArray[np.int64]
-    """(contexts, 2): zeros and ones that were counted."""
-
-
-def fresh_contexts(count: int) -> Contexts:
-    """Contexts that know nothing."""
-    return np.full((count, 2), ONE // 2, np.int32)
-
-
-def contexts_from(seen: npt.NDArray[np.int64]) -> Contexts:
-    """Contexts (n, 2) that expect what was ``seen`` (n, 2: zeros, ones)."""
-    ones = (seen[:, 1] + 0.4) / (seen.sum(axis=1) + 0.8)
-    return np.repeat(np.clip(np.round(ones * ONE), LEAST, ONE - LEAST).astype(np.int32)[:, None], 2, axis=1)
 
 
 def writer(capacity: int) -> BinaryCoder:
     """An encoder of at most ``capacity`` bytes, which also sums up prices."""
-    return _coder(WRITE, np.zeros(capacity, np.uint8), 0)
+    return _coder(WRITE, np.zeros(capacity, np.uint8))
 
 
 def reader(data: bytes) -> BinaryCoder:
     """A decoder of what :func:`finish` gave; beyond its end there are zeros."""
     padded = data + bytes(4)
-    coder = _coder(READ, np.frombuffer(padded, np.uint8).copy(), 0)
+    coder = _coder(READ, np.frombuffer(padded, np.uint8).copy())
     coder.state[_LOW] = int.from_bytes(padded[:4], "big")
     coder.state[_PLACE] = 4
     return coder
 
 
-def counter(contexts: int) -> BinaryCoder:
-    """Sums up prices, and what was decided in each of ``contexts``, while these adapt."""
-    return _coder(COUNT, np.zeros(0, np.uint8), contexts)
+def counter() -> BinaryCoder:
+    """Sums up prices while contexts adapt."""
+    return _coder(COUNT, np.zeros(0, np.uint8))
 
 
 def pricer() -> BinaryCoder:
     """Sums up prices in contexts that stay as they are."""
-    return _coder(PRICE, np.zeros(0, np.uint8), 0)
+    return _coder(PRICE, np.zeros(0, np.uint8))
 
 
-def _coder(mode: int, data: npt.NDArray[np.uint8], contexts: int) -> BinaryCoder:
-    state = np.array([mode, 0, _WHOLE, 0, 0, 0], np.int64)
-    return BinaryCoder(state, data, np.zeros(1), np.zeros((contexts, 2), np.int64))
+def _coder(mode: int, data: npt.NDArray[np.uint8]) -> BinaryCoder:
+    return BinaryCoder(np.array([mode, 0, _WHOLE, 0, 0, 0], np.int64), data, np.zeros(1))
 
 
 @njit(**INNER)
 def mode(coder: Any) -> int:
     """What ``coder`` does."""
     return coder.state[_MODE]
-
-
-@njit(**INNER)
-def decide(coder: Any, contexts: Any, context: int, one: bool) -> bool:
-    """Code the decision ``one``, or decode it; returns it. A ``context`` below 0 is an even chance."""
-    if context < 0:
-        return code(coder, ONE // 2, one)
-    one = code(coder, (contexts[context, 0] + contexts[context, 1]) >> 1, one)
-    if mode(coder) == PRICE:
-        return one
-    if mode(coder) == COUNT:
-        coder.seen[context, int(one)] += 1
-    for rate, shift in ((0, FAST), (1, SLOW)):
-        if one:
-            contexts[context, rate] += (ONE - 1 - contexts[context, rate]) >> shift
-        else:
-            contexts[context, rate] -= contexts[context, rate] >> shift
-    return one
 
 
 @njit(**INNER)
@@ -187,22 +148,13 @@ def finish(coder: BinaryCoder) -> bytes:
     return coder.data[1:length].tobytes().rstrip(b"\0")  # nothing carries into the first byte: it is 0
 
 
-def magnitude_contexts(longest: int) -> int:
-    """How many contexts :func:`magnitude` takes for values below 2**longest."""
-    return 2 * (longest + 1)
-
-
 @njit(**INNER)
-def magnitude(coder: Any, contexts: Any, first: int, longest: int, value: int) -> int:
-    """Code or decode ``value`` (0 to 2**(longest + 1) - 2): its length in binary, then its digits, of which the first
-    has contexts of its own. The contexts begin with ``first``; below 0, all chances are even."""
+def code_plainly(coder: Any, longest: int, value: int) -> int:
+    """Code or decode ``value`` (0 to 2**(longest + 1) - 2), at even chances: its length in binary, then its digits."""
     length = 0
-    while length < longest:
-        if not decide(coder, contexts, first + length if first >= 0 else -1, (value + 1) >> (length + 1) > 0):
-            break
+    while length < longest and code(coder, ONE // 2, (value + 1) >> (length + 1) > 0):
         length += 1
     result = 1
     for digit in range(length - 1, -1, -1):
-        context = first + longest + 1 + length if first >= 0 and digit == length - 1 else -1
-        result = 2 * result + int(decide(coder, contexts, context, ((value + 1) >> digit) & 1 == 1))
+        result = 2 * result + int(code(coder, ONE // 2, ((value + 1) >> digit) & 1 == 1))
     return result - 1

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.codec.binary import ONE, READ, code, magnitude, mode
+from rqlvc.codec.binary import ONE, READ, code, code_plainly, mode
 from rqlvc.codec.laplace import BINS, bin_scales
-from rqlvc.codec.mixing import INPUTS, Decision, learn, predict
+from rqlvc.codec.mixing import INPUTS, learn, predict
 from rqlvc.codec.transforms import frequency_order
 from rqlvc.compiled import INNER, OPTIONS
 
@@ -40,6 +40,9 @@ _BIN_SETS = BINS // _SET_BINS + 1
 _SET_STEPS = 3  # that have weights of their own
 SETS = _SET_STEPS * 2 * _BIN_SETS
 """Of weights, for a mixer: by step, by whether the squares beside are coded earlier, and by bin."""
+SETS_OF_ONE = 3
+"""That a decision takes: beside one of these, one by channel and step, and one by the magnitudes around and step."""
+_FINE_STEPS = 4  # that the further sets tell apart
 
 
 class Layout(NamedTuple):
@@ -96,6 +99,11 @@ def _layout(neighbours: npt.NDArray[np.int32], partners: npt.NDArray[np.int32]) 
     shifts[mean < 6] = 0
     expected = np.floor(np.minimum(mean, _LARGE) * _UNIT + 0.5)
     return Layout(neighbours, partners, np.cumsum([0, *sizes]), expected.astype(np.int32), shifts.astype(np.int32))
+
+
+def further_sets(layout: Layout) -> int:
+    """Sets of weights beside :data:`SETS`."""
+    return (len(layout.partners) + _LEVELS**2) * _FINE_STEPS
 
 
 class Around(NamedTuple):
@@ -159,8 +167,9 @@ def _surprise(surprise: int, expected: int) -> int:
 
 
 @njit(**INNER)
-def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin: int, places: Any) -> None:
-    """The contexts of a symbol's first decision; those of further ones follow them."""
+def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin: int, places: Any) -> int:
+    """The contexts of a symbol's first decision; those of further ones follow them. Returns the magnitudes around, as a
+    number from 0 to 35."""
     magnitudes = around.magnitudes
     near = 0
     for k in range(3):
@@ -201,6 +210,7 @@ def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin:
     places[3] = start[3] + ((near * _LEVELS + beside) * _SURPRISES + surprise) * _STEPS
     places[4] = start[4] + (channel * BINS + scale_bin) * _STEPS
     places[5] = start[5] + ((scale_bin * _COARSE_LEVELS + last) * _PARTNERS + other) * _STEPS
+    return near * _LEVELS + beside
 
 
 @njit(**INNER)
@@ -226,15 +236,18 @@ def code_block(
     first_bin: int,
     values: Any,
     choice: Any,
+    decision: Any,
     symbols: Any,
 ) -> None:
     """Code symbols for ``values`` (squares, channels; in quantiser steps, less their means), or decode them.
 
     ``bins``: their scale bins; those below ``first_bin`` are zero and not coded. ``symbols`` receives them, and what
-    is ``around`` grows by them. ``mixer`` adapts in place.
+    is ``around`` grows by them. ``mixer`` adapts in place. ``decision`` is work space.
     """
     decode = mode(coder) == READ
-    decision = Decision(np.empty(INPUTS, np.int64), np.empty(INPUTS, np.int64))
+    by_channel = SETS
+    by_size = by_channel + len(layout.partners) * _FINE_STEPS
+    sets = decision.sets
     for i in range(len(squares)):
         square = squares[i]
         parity = (square // around.width + square % around.width) % 2
@@ -244,25 +257,30 @@ def code_block(
             if scale_bin < first_bin:
                 continue
             channel = channels[j]
-            _find_places(layout, around, square, channel, scale_bin, decision.places)
+            size_around = _find_places(layout, around, square, channel, scale_bin, decision.places)
             shift = layout.shifts[scale_bin]
-            row = parity * _BIN_SETS + scale_bin // _SET_BINS
+            sets[0] = parity * _BIN_SETS + scale_bin // _SET_BINS
+            sets[1] = by_channel + channel * _FINE_STEPS
+            sets[2] = by_size + size_around * _FINE_STEPS
             symbol = size = step = 0
             while True:
-                probability = predict(mixer, row, decision)
+                probability = predict(mixer, decision)
                 if step == 0 and not decode:
                     symbol = _chosen(values[i, j], scale_bin, 1 - probability / ONE, choice)
                     size = abs(symbol)
                 more = code(coder, probability, (size >> shift) > step)
-                learn(mixer, row, decision, probability, more)
+                learn(mixer, decision, probability, more)
                 if not more:
                     break
                 step += 1
                 if step == UNARY:
-                    step += magnitude(coder, mixer.contexts, -1, _DIGITS, (size >> shift) - step)
+                    step += code_plainly(coder, _DIGITS, (size >> shift) - step)
                     break
                 if step < _SET_STEPS:
-                    row += 2 * _BIN_SETS
+                    sets[0] += 2 * _BIN_SETS
+                if step < _FINE_STEPS:
+                    sets[1] += 1
+                    sets[2] += 1
                 if step < _STEPS:
                     for k in range(INPUTS):
                         decision.places[k] += 1

@@ -15,15 +15,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rqlvc.codec.binary import BinaryCoder, Contexts, counter, finish
+from rqlvc.codec.binary import BinaryCoder, counter, finish
 from rqlvc.codec.coefficients import (
     SETS,
+    SETS_OF_ONE,
     SYMBOL_LIMIT,
     Around,
     Choice,
     Layout,
     around,
     code_block,
+    further_sets,
     hyper_layout,
     texture_layout,
 )
@@ -39,7 +41,7 @@ from rqlvc.codec.laplace import (
     quantise,
     rate_gradient,
 )
-from rqlvc.codec.mixing import Mixer, fresh_mixer
+from rqlvc.codec.mixing import Mixer, blank_decision, fresh_mixer
 from rqlvc.codec.motion import Field, Surroundings, as_field, as_motion, code_field, surroundings
 
 MOTION = "motion"
@@ -63,7 +65,7 @@ def layout_of(kind: Kind) -> Layout:
 def new_mixer(kind: Kind) -> Mixer:
     """Contexts and weights that know nothing."""
     layout = layout_of(kind)
-    return fresh_mixer(int(layout.contexts[-1]), SETS)
+    return fresh_mixer(int(layout.contexts[-1]), SETS, further_sets(layout))
 
 
 class MotionContext(NamedTuple):
@@ -74,15 +76,15 @@ class MotionContext(NamedTuple):
     and which picture they reach to; None after an intra frame."""
     distances: tuple[int, ...]
     """Frames from this one to each picture that vectors may reach to, the reference first."""
-    contexts: Tensor
-    """(N, contexts, 2), int32: see :mod:`rqlvc.codec.binary`."""
+    mixers: tuple[Mixer, ...]
+    """What decisions are coded with, for each of N."""
     predicted: bool
     """Whether decoded motion predicts motion."""
 
-    def of(self, sample: int, field: Field) -> tuple[Surroundings, Contexts]:
-        """What is around ``field`` (h, w, 3) of one sample of the batch, and contexts that may adapt."""
+    def of(self, sample: int, field: Field) -> tuple[Surroundings, Mixer]:
+        """What is around ``field`` (h, w, 3) of one sample of the batch, and a mixer that may adapt."""
         last = None if self.last is None else as_field(self.last[sample])
-        return surroundings(field, last, self.distances, self.predicted), self.contexts[sample].cpu().numpy().copy()
+        return surroundings(field, last, self.distances, self.predicted), self.mixers[sample].copy()
 
 
 class Place(NamedTuple):
@@ -100,9 +102,11 @@ class Place(NamedTuple):
 
 
 class Coder(Protocol):
-    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def motion(
+        self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Mixer, ...]]:
         """Code ``vectors`` and their pictures (N, 3, h, w; None when decoding) of ``size`` (h, w), before any
-        latents. Returns them, and the contexts after them."""
+        latents. Returns them, and the mixers after them."""
         ...
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
@@ -120,17 +124,19 @@ class Estimator:
     def __init__(self) -> None:
         self.bits: dict[str, Tensor] = {}
 
-    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def motion(
+        self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Mixer, ...]]:
         assert vectors is not None
         bits, after = [], []
         for sample, field in enumerate(vectors):
-            around, contexts = known.of(sample, as_field(field))
-            coder = counter(len(contexts))
-            code_field(coder, contexts, around)
+            around, mixer = known.of(sample, as_field(field))
+            coder = counter()
+            code_field(coder, mixer, around)
             bits.append(float(coder.bits[0]))
-            after.append(torch.from_numpy(contexts))
+            after.append(mixer)
         self.bits[MOTION] = torch.tensor(bits, device=vectors.device)
-        return vectors, torch.stack(after)
+        return vectors, tuple(after)
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
         assert value is not None
@@ -163,13 +169,15 @@ class PacketCoder:
         self._coder = coder
         self._around: dict[Kind, Around] = {}
 
-    def motion(self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def motion(
+        self, vectors: Tensor | None, known: MotionContext, size: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Mixer, ...]]:
         field = np.zeros((*size, 3), np.int32) if vectors is None else as_field(vectors[0])
         before = float(self._coder.bits[0])
-        around, contexts = known.of(0, field)
-        code_field(self._coder, contexts, around)
+        around, mixer = known.of(0, field)
+        code_field(self._coder, mixer, around)
         self._book(MOTION, before, field)
-        return as_motion(field)[None], torch.from_numpy(contexts)[None]
+        return as_motion(field)[None], (mixer,)
 
     def latent(self, value: Tensor | None, mean: Tensor, bins: Tensor, place: Place) -> Tensor:
         kind = place.kind
@@ -189,6 +197,7 @@ class PacketCoder:
             0 if kind.endswith("hyper") else SKIP_BIN + 1,
             _NOTHING if value is None else _numbers(value - mean / LATENT_UNIT),
             _choice(part_of(kind)),
+            blank_decision(SETS_OF_ONE),
             symbols,
         )
         self._book(part_of(kind), before, symbols)

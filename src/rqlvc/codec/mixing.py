@@ -1,8 +1,9 @@
-"""Probabilities mixed from several contexts: what :mod:`rqlvc.codec.coefficients` codes its decisions with.
+"""Probabilities mixed from several contexts: what motion and coefficients code their decisions with.
 
 Each context that a decision falls into has a probability of its own, which follows what was coded. Their logarithms of
 odds are added up with weights that learn which contexts to believe (logistic mixing, as in the PAQ family of
-compressors). Integers and tables only, so every machine decodes the same.
+compressors); a weight is the sum of those of several sets, each chosen by something else about the decision. Integers
+and tables only, so every machine decodes the same.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.codec.binary import ONE
+from rqlvc.codec.binary import ONE, PRICE, BinaryCoder, code, mode
 from rqlvc.compiled import INNER
 
 INPUTS = 6
@@ -20,14 +21,12 @@ _ODDS_UNIT = 256
 _ODDS_LIMIT = 2047  # +-8 in units of 1/256
 _PROBABILITY_SHIFT = 4
 _WEIGHT_SHIFT = 16  # weights are in units of 1/65536
-_LEARNING_SHIFT = 16  # with the units above, a rate of 0.004
+_LEARNING_SHIFT = 17  # with the units above, a rate of 0.002
 FIRST_WEIGHT = int(0.3 * 2**_WEIGHT_SHIFT)
 _WEIGHT_LIMIT = 16 * 2**_WEIGHT_SHIFT
 """Far beyond what is ever learnt, so that no sum overflows."""
 SLOWEST = 1 / 160
 """A context's n-th decision moves it by 1 / (n + 1.5) of the way, and by this at least."""
-TRUSTED = 30
-"""Decisions that a context has seen at the start of a group, at most: it should still learn from the next ones."""
 
 
 def _tables() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -49,7 +48,7 @@ class Mixer(NamedTuple):
     contexts: npt.NDArray[np.int32]
     """(contexts, 2): probability of a one in 1/65536, and decisions seen."""
     weights: npt.NDArray[np.int32]
-    """(sets, INPUTS): which set a decision takes is its own business."""
+    """(sets, INPUTS): which sets a decision takes is its own business."""
 
     def copy(self) -> "Mixer":
         return Mixer(self.contexts.copy(), self.weights.copy())
@@ -65,18 +64,21 @@ class Mixer(NamedTuple):
             and (np.abs(self.weights) <= _WEIGHT_LIMIT).all()
         )
 
-    def rested(self) -> "Mixer":
-        """As a group of pictures starts with: ready to learn."""
+    def rested(self, trusted: int) -> "Mixer":
+        """As a group of pictures starts with, ready to learn: contexts have seen ``trusted`` decisions at most."""
         contexts = self.contexts.copy()
-        contexts[:, 1] = np.minimum(contexts[:, 1], TRUSTED)
+        contexts[:, 1] = np.minimum(contexts[:, 1], trusted)
         return Mixer(contexts, self.weights.copy())
 
 
-def fresh_mixer(contexts: int, sets: int) -> Mixer:
-    """One that knows nothing."""
+def fresh_mixer(contexts: int, sets: int, further: int = 0) -> Mixer:
+    """One that knows nothing. Each decision takes one of the first ``sets`` of weights; the ``further`` ones add to
+    these."""
     known = np.zeros((contexts, 2), np.int32)
     known[:, 0] = ONE // 2
-    return Mixer(known, np.full((sets, INPUTS), FIRST_WEIGHT, np.int32))
+    weights = np.zeros((sets + further, INPUTS), np.int32)
+    weights[:sets] = FIRST_WEIGHT
+    return Mixer(known, weights)
 
 
 class Decision(NamedTuple):
@@ -86,30 +88,62 @@ class Decision(NamedTuple):
     """(INPUTS,): its contexts."""
     odds: npt.NDArray[np.int64]
     """(INPUTS,): what :func:`predict` found there."""
+    sets: npt.NDArray[np.int64]
+    """The sets of weights that it takes."""
+
+
+def blank_decision(sets: int) -> Decision:
+    """Work space for decisions that take ``sets`` sets of weights each."""
+    return Decision(np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64), np.zeros(sets, np.int64))
+
+
+class MixedCoder(NamedTuple):
+    """A coder with what tells it the probabilities."""
+
+    coder: BinaryCoder
+    mixer: Mixer
+    decision: Decision
+    """The one in hand."""
 
 
 @njit(**INNER)
-def predict(mixer: Any, row: int, decision: Any) -> int:
-    """The probability of a one, in 1/65536, with weights of the set ``row``."""
+def predict(mixer: Any, decision: Any) -> int:
+    """The probability of a one, in 1/65536."""
     total = 0
     for k in range(INPUTS):
         odds = _ODDS[mixer.contexts[decision.places[k], 0] >> _PROBABILITY_SHIFT]
         decision.odds[k] = odds
-        total += np.int64(mixer.weights[row, k]) * odds
+        weight = np.int64(0)
+        for i in range(len(decision.sets)):
+            weight += mixer.weights[decision.sets[i], k]
+        total += weight * odds
     return _PROBABILITIES[min(max(total >> _WEIGHT_SHIFT, -_ODDS_LIMIT), _ODDS_LIMIT) + _ODDS_LIMIT]
 
 
 @njit(**INNER)
-def learn(mixer: Any, row: int, decision: Any, probability: int, one: bool) -> None:
+def learn(mixer: Any, decision: Any, probability: int, one: bool) -> None:
     """Let contexts and weights follow a decision whose :func:`predict` said ``probability``."""
     goal = ONE if one else 0
     error = goal - probability
     for k in range(INPUTS):
         step = (decision.odds[k] * error + (1 << (_LEARNING_SHIFT - 1))) >> _LEARNING_SHIFT
-        mixer.weights[row, k] = min(max(mixer.weights[row, k] + step, -_WEIGHT_LIMIT), _WEIGHT_LIMIT)
+        for i in range(len(decision.sets)):
+            weight = mixer.weights[decision.sets[i], k] + step
+            mixer.weights[decision.sets[i], k] = min(max(weight, -_WEIGHT_LIMIT), _WEIGHT_LIMIT)
         place = decision.places[k]
         seen = mixer.contexts[place, 1]
         known = mixer.contexts[place, 0]
         known += ((goal - known) * np.int64(_RATES[seen])) >> 16
         mixer.contexts[place, 0] = min(max(known, 1), ONE - 1)
         mixer.contexts[place, 1] = min(seen + 1, len(_RATES) - 1)
+
+
+@njit(**INNER)
+def decide(mixed: Any, one: bool) -> bool:
+    """Code the decision in hand as ``one``, or decode it; returns it. ``mixed`` (:class:`MixedCoder`) learns from it,
+    unless only the price is asked for."""
+    probability = predict(mixed.mixer, mixed.decision)
+    one = code(mixed.coder, probability, one)
+    if mode(mixed.coder) != PRICE:
+        learn(mixed.mixer, mixed.decision, probability, one)
+    return one

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rqlvc.codec.binary import fresh_contexts
 from rqlvc.codec.entropy import Coder, MotionContext
 from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_table
 from rqlvc.codec.interpolation import MARGIN, PEL, compensate, extend, quarter_pel, towards_reference, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, join_channels, zero_conv
-from rqlvc.codec.motion import CONTEXTS, LATENTS, rescaled, to_latents
+from rqlvc.codec.mixing import Mixer
+from rqlvc.codec.motion import LATENTS, new_motion_mixer, rescaled, to_latents
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step
@@ -44,7 +44,7 @@ class State(NamedTuple):
     texture: Latents | None = None  # None after an intra frame, as all that follow
     motion: Tensor | None = None  # of the reference (N, 3, h, w): quarter samples, and which picture they reach to
     distances: tuple[int, ...] = ()  # frames from the reference to the pictures that its motion reaches to
-    contexts: Tensor | None = None  # of motion's decisions
+    mixers: tuple[Mixer, ...] | None = None  # of motion's decisions, for each of N
     kept: tuple[Kept, ...] = ()  # before the reference, latest first
 
     def without(self, index: int) -> "State":
@@ -135,6 +135,7 @@ class VideoModel(nn.Module):
 
     companding: Tensor
     motion_contexts: Tensor
+    motion_weights: Tensor
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
@@ -145,7 +146,19 @@ class VideoModel(nn.Module):
         self.inter = InterCodec(coarse, config.attention, config.temporal_prior)
         self.motion_side = IntegerConv(LATENTS, PRIOR, 3, signed=True)
         self.register_buffer("companding", companding_table(), persistent=False)
-        self.register_buffer("motion_contexts", torch.from_numpy(fresh_contexts(CONTEXTS)))  # after an intra frame
+        mixer = new_motion_mixer()  # after an intra frame
+        self.register_buffer("motion_contexts", torch.from_numpy(mixer.contexts))
+        self.register_buffer("motion_weights", torch.from_numpy(mixer.weights))
+
+    @property
+    def motion_mixer(self) -> Mixer:
+        """What motion is coded with after an intra frame."""
+        return Mixer(self.motion_contexts.cpu().numpy(), self.motion_weights.cpu().numpy())
+
+    @motion_mixer.setter
+    def motion_mixer(self, mixer: Mixer) -> None:
+        self.motion_contexts.copy_(torch.from_numpy(mixer.contexts))
+        self.motion_weights.copy_(torch.from_numpy(mixer.weights))
 
     def intra_frame(
         self, coder: Coder, quality: Tensor, frame: Planes | None, size: tuple[int, int]
@@ -163,12 +176,10 @@ class VideoModel(nn.Module):
         height, width = reference.luma.shape[-2:]
         past_quality = None if state.texture is None else state.quality
 
-        contexts = state.contexts
-        if contexts is None:
-            contexts = self.motion_contexts.expand(len(quality), -1, -1)
+        mixers = state.mixers or (self.motion_mixer,) * len(quality)
         distances = (1, *(kept.distance + 1 for kept in state.kept))
         last = None if state.motion is None else rescaled(state.motion, state.distances, distances)
-        known = MotionContext(last, distances, contexts, self.config.motion_prediction)
+        known = MotionContext(last, distances, mixers, self.config.motion_prediction)
         pictures = extend([reference, *(kept.picture for kept in state.kept)])
         found = fine = None
         if frame is not None:
@@ -176,7 +187,7 @@ class VideoModel(nn.Module):
             through = [kept.through for kept in state.kept]
             searched = [fine, *(kept.at_quarter_pel() for kept in state.kept)]
             found = block_search(frame.luma, reference.luma, searched, through, known, quantiser_step(quality))
-        motion, contexts = coder.motion(found, known, (height // 8, width // 8))
+        motion, mixers = coder.motion(found, known, (height // 8, width // 8))
         motion = motion.to(quality)
 
         vectors = towards_reference(motion, distances)
@@ -199,4 +210,4 @@ class VideoModel(nn.Module):
         texture = self.inter.latents(coder, latent, size, quality, side, state.texture, past_quality)
         decoded = self.inter.synthesise(texture.latent, prediction, quality, condition)
         before = Kept(reference, state.quality, vectors, fine=fine)
-        return decoded, State(decoded, quality, texture.detach(), motion, distances, contexts, (before, *kept))
+        return decoded, State(decoded, quality, texture.detach(), motion, distances, mixers, (before, *kept))

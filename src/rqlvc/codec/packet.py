@@ -19,7 +19,7 @@ from rqlvc.codec.protocol import QUALITY_MAX, QUALITY_STEPS
 from rqlvc.codec.references import PICTURES
 from rqlvc.errors import RqlvcError
 
-VERSION = 4
+VERSION = 5
 SIZE_MIN = 16
 SIZE_MAX = 8192
 _INTRA, _DROPPED_SHIFT = 1, 2

@@ -21,10 +21,12 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from rqlvc.codec.binary import BinaryCoder, counter, pricer
+from rqlvc.codec.binary import counter, pricer
 from rqlvc.codec.entropy import MotionContext
 from rqlvc.codec.interpolation import BLOCK, MARGIN, PEL, follow, towards_reference
+from rqlvc.codec.mixing import MixedCoder, blank_decision
 from rqlvc.codec.motion import (
+    COLUMNS,
     FACTS,
     ROWS,
     VECTOR_LIMIT,
@@ -36,7 +38,7 @@ from rqlvc.codec.motion import (
     code_square,
     code_vector,
     find_candidates,
-    new_around,
+    known_of,
 )
 from rqlvc.codec.references import PICTURES
 from rqlvc.codec.transforms import dct_matrix
@@ -304,19 +306,11 @@ def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, resu
             result[n, row, column] = best
 
 
-class Price(NamedTuple):
-    """What motion costs at a place."""
-
-    coder: BinaryCoder
-    contexts: npt.NDArray[np.int32]
-    """They adapt to what was decided before."""
-
-
 class Space(NamedTuple):
     """What :func:`_choose` works in."""
 
     found: npt.NDArray[np.int32]
-    """Candidates, as :func:`find_candidates` fills it, (12, 3)."""
+    """Candidates, as :func:`find_candidates` fills it, (12, 4)."""
     vector: npt.NDArray[np.int32]
     """(3,)."""
     work: npt.NDArray[np.float32]
@@ -329,22 +323,21 @@ def _choose(
     n: int,
     row: int,
     column: int,
-    kind: int,
+    slot: int,
     own: Any,
     left: Any,
     around: Any,
+    square: Any,
     price: Any,
-    new: int,
     space: Any,
     best: Any,
 ) -> float:
-    """The cheapest reference and vector for the block or (``kind`` 0) square at (row, column), of its candidates and
+    """The cheapest reference and vector for the block or (``slot`` 0) square at (row, column), of its candidates and
     ``own`` (references, 2), into ``best`` (3,); returns its bits, those of motion included. ``left``: what each of
     ``own`` leaves of a square."""
     least = np.inf
-    pictures = len(around.distances)
     found, vector, work = space
-    find_candidates(around, row, column, 1 if kind else 2, found)
+    find_candidates(around, row, column, 1 if slot else 2, found)
     count = found[FACTS, 0]
     for k in range(count + len(own)):
         if k < count:
@@ -355,7 +348,7 @@ def _choose(
             if candidate_of(found, count, vector[0], vector[1], vector[2]) >= 0:  # it has been tried
                 continue
         search, mine = searches[vector[2]], own[vector[2]]
-        if kind:
+        if slot:
             bits = _block_bits(search, n, row, column, vector[0], vector[1], work)
         elif vector[0] == mine[0] and vector[1] == mine[1]:
             bits = left[vector[2]]
@@ -364,7 +357,7 @@ def _choose(
         if bits >= least:  # a price takes longer than a block
             continue
         price.coder.bits[0] = 0.0
-        code_vector(price.coder, price.contexts, found, pictures, kind, new, vector)
+        code_vector(price, around, square, row, column, slot, found, vector)
         bits += price.coder.bits[0]
         if bits < least:
             least = bits
@@ -373,46 +366,48 @@ def _choose(
 
 
 @njit(**INNER)
-def _split_bits(price: Any, around: Any, row: int, column: int, split: bool) -> float:
+def _split_bits(price: Any, square: Any, row: int, column: int, split: bool) -> float:
     price.coder.bits[0] = 0.0
-    code_split(price.coder, price.contexts, around, row, column, split)
+    code_split(price, square, row, column, split)
     return price.coder.bits[0]
 
 
 @njit(**OPTIONS)
-def _decide(searches: Any, n: int, squares: Any, left: Any, blocks: Any, around: Any, price: Any, coder: Any) -> None:
+def _decide(
+    searches: Any, n: int, squares: Any, left: Any, blocks: Any, around: Any, price: Any, learning: Any
+) -> None:
     """Fill the field of ``around`` for picture ``n``, square by square with what costs least to code.
 
     ``searches``: what candidates of each reference are measured on. ``squares`` (N, h / 2, w / 2, references, 2),
     ``blocks`` (N, h, w, references, 2): what the search has found for each. ``left`` (N, h / 2, w / 2, references): the
-    price of what is left of squares. ``coder`` lets the contexts adapt.
+    price of what is left of squares. ``price`` tells what motion costs, and ``learning`` lets the contexts adapt.
     """
     field = around.field
-    space = Space(np.zeros((ROWS, 3), np.int32), np.empty(3, np.int32), np.empty(BLOCK * BLOCK, np.float32))
+    space = Space(np.zeros((ROWS, COLUMNS), np.int32), np.empty(3, np.int32), np.empty(BLOCK * BLOCK, np.float32))
     common, best = np.empty(3, np.int32), np.empty(3, np.int32)
     for row in range(field.shape[0] // 2):
         for column in range(field.shape[1] // 2):
             r, c = 2 * row, 2 * column
-            new = new_around(around, row, column)
-            whole = _split_bits(price, around, row, column, False)
+            square = known_of(around, row, column)
+            whole = _split_bits(price, square, row, column, False)
             remains = left[n, row, column]
             own = squares[n, row, column]
-            whole += _choose(searches, n, r, c, 0, own, remains, around, price, new, space, common)
+            whole += _choose(searches, n, r, c, 0, own, remains, around, square, price, space, common)
             differs = False
             for k in range(4):
                 apart = blocks[n, r + k // 2, c + k % 2, 0]
                 differs |= common[2] != 0 or apart[0] != common[0] or apart[1] != common[1]
-            split = _split_bits(price, around, row, column, True) if differs else np.inf
+            split = _split_bits(price, square, row, column, True) if differs else np.inf
             for k in range(4):
                 i, j = r + k // 2, c + k % 2
                 if split < whole:
-                    own, kind = blocks[n, i, j], 1 + min(k, 1)
-                    split += _choose(searches, n, i, j, kind, own, remains, around, price, new, space, best)
+                    own = blocks[n, i, j]
+                    split += _choose(searches, n, i, j, k + 1, own, remains, around, square, price, space, best)
                     field[i, j] = best
             if split >= whole:
                 for k in range(4):
                     field[r + k // 2, c + k % 2] = common
-            code_square(coder, price.contexts, around, row, column, space.found, space.vector)
+            code_square(learning, around, row, column, space.found, space.vector)
 
 
 @njit(**OPTIONS)
@@ -517,7 +512,8 @@ def block_search(
     squares, left, apart = np.stack(found, axis=-2), np.stack(found_left, axis=-1), np.stack(found_apart, axis=-2)
     fields = []
     for n in range(pictures):
-        around, contexts = known.of(n, np.zeros((h, w, 3), np.int32))
-        _decide(all_searches, n, squares, left, apart, around, Price(pricer(), contexts), counter(len(contexts)))
+        around, mixer = known.of(n, np.zeros((h, w, 3), np.int32))
+        price, learning = (MixedCoder(coder, mixer, blank_decision(1)) for coder in (pricer(), counter()))
+        _decide(all_searches, n, squares, left, apart, around, price, learning)
         fields.append(as_motion(around.field))
     return torch.stack(fields).to(luma)

@@ -18,7 +18,7 @@ from rqlvc.codec.mixing import Mixer
 from rqlvc.codec.model import ModelConfig, VideoModel
 from rqlvc.errors import RqlvcError
 
-FORMAT = "rqlvc-codec-5"
+FORMAT = "rqlvc-codec-6"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "codec.safetensors"
 _MIXERS = "mixers."
 _IDENTITY_DIGITS = 16
@@ -44,10 +44,12 @@ def write_weights(path: Path, model: VideoModel, mixers: Mixers) -> str:
     for name, value in model.state_dict().items():
         if name in integer:
             value = integer[name].integer_weight() * 2.0 ** -integer[name].shift
-        if value.is_floating_point():  # motion's contexts are integers
+        if name == "motion_contexts":  # 16 bits hold a context
+            value = value.to(torch.uint16)
+        elif value.is_floating_point():  # motion's weights are integers
             value = value.half() if value.dim() == 4 else value.float()
         tensors[name] = value.contiguous().cpu()
-    for kind, mixer in mixers.items():  # 16 bits hold a context
+    for kind, mixer in mixers.items():
         tensors[f"{_MIXERS}{kind}.contexts"] = torch.from_numpy(mixer.contexts).to(torch.uint16)
         tensors[f"{_MIXERS}{kind}.weights"] = torch.from_numpy(mixer.weights)
     metadata = {"format": FORMAT, "config": json.dumps(asdict(model.config))}
@@ -80,6 +82,8 @@ def read_weights(path: Path = DEFAULT_WEIGHTS) -> Weights:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's networks: {error}") from error
+    if not model.motion_mixer.sound():
+        raise RqlvcError(f"{path} holds broken contexts of motion: get a fresh copy of it.")
     return Weights(model.eval(), mixers, identity)
 
 

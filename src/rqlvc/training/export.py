@@ -7,21 +7,26 @@ from typing import get_args
 import numpy as np
 import torch
 
-from rqlvc.codec.binary import BinaryCoder, contexts_from, counter
+from rqlvc.codec.binary import BinaryCoder, counter
 from rqlvc.codec.entropy import Kind, Mixers, PacketCoder, new_mixer
 from rqlvc.codec.model import State, VideoModel
-from rqlvc.codec.motion import CONTEXTS
+from rqlvc.codec.motion import new_motion_mixer
 from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
 from rqlvc.training.codec import code_frame, sample_qualities
 from rqlvc.training.data import Clip, batches
+
+TRUSTED, TRUSTED_MOTION = 30, 8
+"""Decisions that contexts of latents, and of motion, have seen at the start of a group, at most: the next ones should
+still teach them something."""
 
 
 @torch.no_grad()
 def learn_contexts(
     model: VideoModel, coder: BinaryCoder, mixers: Mixers, groups: Iterator[list[Planes]], rounds: int, device: str
 ) -> Mixers:
-    """``mixers`` after ``rounds`` groups of frames, coded one after the other; ``coder`` counts what motion decides."""
+    """``mixers`` after ``rounds`` groups of frames, coded one after the other with ``coder``; what ``model`` codes
+    motion with learns as well."""
     model.eval()
     rng = np.random.default_rng(0)
     for _ in range(rounds):
@@ -34,21 +39,23 @@ def learn_contexts(
                 one = Planes(*(samples[sample : sample + 1].to(device) for samples in (frame.luma, frame.chroma)))
                 _, state = code_frame(model, packet, one, level[sample : sample + 1].to(device), state)
                 mixers = packet.mixers
+            if state is not None and state.mixers is not None:
+                (model.motion_mixer,) = state.mixers
     return mixers
 
 
 def export(
-    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 50, device: str = "cpu"
+    model: VideoModel, path: Path, videos: list[Clip], photos: list[Clip], *, rounds: int = 150, device: str = "cpu"
 ) -> str:
     """Write ``model`` as a weights file whose contexts have learnt from training material; returns its identity."""
     # As long and large as the material allows; what a stage could train on can also be coded.
     length = min(6, max(len(clip.luma) for clip in videos))
     size = min(192, *(min(clip.luma.shape[-2:]) // BLOCK * BLOCK for clip in [*videos, *photos]))
     mixers: Mixers = {kind: new_mixer(kind) for kind in get_args(Kind)}
+    model.motion_mixer = new_motion_mixer()
     for seed in (1, 2):  # what the contexts expect decides what is coded: once to find out, and once with that
         groups = batches(videos, photos, 4, length, size, photo_share=0.2, seed=seed)
-        coder = counter(CONTEXTS)
-        mixers = learn_contexts(model, coder, mixers, groups, -(-rounds // 2), device)
-        model.motion_contexts.copy_(torch.from_numpy(contexts_from(coder.seen)))
+        mixers = learn_contexts(model, counter(), mixers, groups, -(-rounds // 2), device)
+        model.motion_mixer = model.motion_mixer.rested(TRUSTED_MOTION)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_weights(path, model, {kind: mixer.rested() for kind, mixer in mixers.items()})
+    return write_weights(path, model, {kind: mixer.rested(TRUSTED) for kind, mixer in mixers.items()})
