@@ -14,6 +14,7 @@ within groups of pictures: what :mod:`rqlvc.rate.adaptive` makes of a look-ahead
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -82,6 +83,14 @@ def usual_lines(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> N
     )
 
 
+def spans(frames: int, keyint: int) -> Iterator[tuple[slice, slice, bool]]:
+    """SEEN inter frames, the rest of their group after them, and whether they are its first; all of these."""
+    for group in range(0, frames, keyint):
+        end = min(group + keyint, frames)
+        for start in range(group + 1, end - SEEN - LEAST_AHEAD + 1, SEEN):
+            yield slice(start, start + SEEN), slice(start + SEEN, end), start == group + 1
+
+
 def bits_and_novelty(kept: dict[str, np.ndarray], names: list[str], keyint: int) -> None:
     """Prints, for each level, how mean bits of the rest of a group change from those of some frames before, as a power
     of the change of the mean novelty, and how much dearer frames are that come after the first of a group."""
@@ -90,13 +99,10 @@ def bits_and_novelty(kept: dict[str, np.ndarray], names: list[str], keyint: int)
         for name in names:
             cost = kept[f"{name}.bits"][number].astype(float)
             new = np.concatenate([[np.nan], kept[f"{name}.novelty"][:-1]])
-            for group in range(0, len(cost), keyint):
-                end = min(group + keyint, len(cost))
-                for start in range(group + 1, end - SEEN - LEAST_AHEAD + 1, SEEN):
-                    before, after = slice(start, start + SEEN), slice(start + SEEN, end)
-                    novelty.append(np.log(new[after].mean() / new[before].mean()))
-                    bits.append(np.log(cost[after].mean() / cost[before].mean()))
-                    young.append(start == group + 1)
+            for before, after, first_of_group in spans(len(cost), keyint):
+                novelty.append(np.log(new[after].mean() / new[before].mean()))
+                bits.append(np.log(cost[after].mean() / cost[before].mean()))
+                young.append(first_of_group)
         x, y, first = np.array(novelty), np.array(bits), np.array(young)
         power = (x * y).sum() / (x * x).sum()
         rest = y - power * x

@@ -1,5 +1,9 @@
 """Motion and the binary coder below it: what is written is read, wherever it came from, and costs what it should."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,12 +25,11 @@ from rqlvc.codec.motion import (
     SOURCES,
     VECTOR_LIMIT,
     as_field,
-    code_field,
     find_candidates,
-    new_motion_mixer,
     rescaled,
     surroundings,
 )
+from rqlvc.codec.motion_coding import code_field, new_motion_mixer
 from rqlvc.codec.references import PICTURES
 from small_streams import SHIPPED, neural_codec
 
@@ -92,6 +95,51 @@ def test_any_bytes_decode_to_motion_within_limits(data: bytes, predicted: bool, 
     code_field(reader(data), new_motion_mixer(), surroundings(field, last, distances_of(last), predicted))
     assert np.abs(field).max() <= VECTOR_LIMIT
     assert set(field[..., 2].flat) <= set(range(1 if first else PICTURES))
+
+
+PLACES = """
+import sys
+import numpy as np
+from rqlvc.codec import motion_coding
+from rqlvc.codec.binary import counter
+from rqlvc.codec.motion import VECTOR_LIMIT, surroundings
+
+ends, starts, go_to, seen = motion_coding._ENDS, motion_coding._STARTS, motion_coding._go_to, set()
+
+def checked(decision, kind, weights, *cases):
+    go_to(decision, kind, weights, *cases)
+    room = motion_coding._COMPONENT if kind == motion_coding._DIFFERENCE else 1
+    assert (decision.places >= starts[kind]).all() and (decision.places + room <= ends[kind]).all(), (kind, cases)
+    assert 0 <= weights < motion_coding.SETS
+    seen.add(kind)
+
+motion_coding._go_to = checked
+rng = np.random.default_rng(0)
+for case in range(60):
+    h, w = 2 * rng.integers(1, 4, 2)
+    pictures = int(rng.integers(1, 4))
+    distances = (1, int(rng.integers(2, 40)), 90)[:pictures]
+    scale = rng.choice([1, 3, 30, VECTOR_LIMIT])
+    coarse = rng.random() < 0.5  # whole squares alike, so that candidates coincide
+
+    def field():
+        size = (h // 2, w // 2) if coarse else (h, w)
+        vectors = rng.integers(-scale, scale + 1, (*size, 2)) * (rng.random((*size, 1)) < 0.6)
+        both = np.concatenate([vectors, rng.integers(0, pictures, (*size, 1))], axis=2).astype(np.int32)
+        return np.ascontiguousarray(both.repeat(2, 0).repeat(2, 1)) if coarse else both
+
+    last = field() if pictures > 1 else None
+    now = last.copy() if last is not None and rng.random() < 0.3 else field()
+    around = surroundings(now, last, distances, True)
+    motion_coding.code_field(counter(), motion_coding.new_motion_mixer(), around)
+assert seen == set(range(7)), seen
+"""
+
+
+def test_no_decision_takes_the_contexts_of_another() -> None:
+    """Compiled code would read on beyond an array: so this runs uncompiled, where every place can be looked at."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", PLACES], check=True, env=environment, timeout=300)
 
 
 def test_vectors_to_other_pictures_are_scaled_by_distance() -> None:

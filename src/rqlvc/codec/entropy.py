@@ -42,7 +42,8 @@ from rqlvc.codec.laplace import (
     rate_gradient,
 )
 from rqlvc.codec.mixing import Mixer, blank_decision, fresh_mixer
-from rqlvc.codec.motion import Field, Surroundings, as_field, as_motion, code_field, surroundings
+from rqlvc.codec.motion import Field, Surroundings, as_field, as_motion, surroundings
+from rqlvc.codec.motion_coding import code_field
 
 MOTION = "motion"
 """Where the bits of vectors are booked; those of latents are under "texture" and "texture hyper"."""

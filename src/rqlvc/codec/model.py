@@ -16,7 +16,8 @@ from rqlvc.codec.integer import LATENT_UNIT, IntegerConv, compand, companding_ta
 from rqlvc.codec.interpolation import MARGIN, PEL, compensate, extend, quarter_pel, towards_reference, upsample_blocks
 from rqlvc.codec.layers import QualityScale, ResidualBlock, conv, join_channels, zero_conv
 from rqlvc.codec.mixing import Mixer
-from rqlvc.codec.motion import LATENTS, new_motion_mixer, rescaled, to_latents
+from rqlvc.codec.motion import LATENTS, rescaled, to_latents
+from rqlvc.codec.motion_coding import new_motion_mixer
 from rqlvc.codec.planes import FOLD_4, Planes, fold
 from rqlvc.codec.prior import Latents
 from rqlvc.codec.quality import quantiser_step

@@ -34,12 +34,9 @@ from rqlvc.codec.motion import (
     as_motion,
     assign,
     candidate_of,
-    code_split,
-    code_square,
-    code_vector,
     find_candidates,
-    known_of,
 )
+from rqlvc.codec.motion_coding import code_split, code_square, code_vector, known_of
 from rqlvc.codec.references import PICTURES
 from rqlvc.codec.transforms import dct_matrix
 from rqlvc.compiled import INNER, OPTIONS, dct, over_rows

@@ -10,7 +10,7 @@ import torch
 from rqlvc.codec.binary import BinaryCoder, counter
 from rqlvc.codec.entropy import Kind, Mixers, PacketCoder, new_mixer
 from rqlvc.codec.model import State, VideoModel
-from rqlvc.codec.motion import new_motion_mixer
+from rqlvc.codec.motion_coding import new_motion_mixer
 from rqlvc.codec.planes import BLOCK, Planes
 from rqlvc.codec.weights import write_weights
 from rqlvc.training.codec import code_frame, sample_qualities
