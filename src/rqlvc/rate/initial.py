@@ -10,11 +10,11 @@ import math
 from rqlvc.rate.models import LogarithmicModel
 from rqlvc.rate.protocol import QUALITY_MAX
 
-INTER = LogarithmicModel(alpha=14.0, beta=78.6)
-INTRA = LogarithmicModel(alpha=20.7, beta=39.9)
+INTER = LogarithmicModel(alpha=13.9, beta=78.7)
+INTRA = LogarithmicModel(alpha=20.6, beta=40.2)
 
 
-INTRA_RATIO, NOVELTY_POWER = 16.06, -0.56
+INTRA_RATIO, NOVELTY_POWER = 16.39, -0.57
 """Bits of an intra frame over those of a mean inter frame after it, at the middle level, are about ratio * novelty **
 power: least squares on the groups of pictures of the same sequences (at all levels the ratio runs from 3 to 97; half a
 unit of its logarithm remains unexplained)."""
