@@ -10,7 +10,7 @@ from rqlvc.cli.options import EXIT_INTERRUPTED, Device, Threads
 
 train_app = typer.Typer(help="Train the networks on your own material.", no_args_is_help=True, rich_markup_mode=None)
 
-_LOG_EVERY = 20
+_LOG_EVERY, _ROUNDS_EVERY = 20, 10
 
 
 @train_app.command("codec")
@@ -82,8 +82,12 @@ def train_codec(
     except KeyboardInterrupt:
         say(f"interrupted: go on with --resume --out {out}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    say("letting the contexts learn")
-    identity = export(average, out / "codec.safetensors", clips, pictures, device=device)
+
+    def on_round(done: int, rounds: int) -> None:
+        if done % _ROUNDS_EVERY == 0 or done == rounds:
+            say(f"letting the contexts learn, {done} of {rounds} rounds")
+
+    identity = export(average, out / "codec.safetensors", clips, pictures, device=device, on_round=on_round)
     plot_curves(out / LOG, out / "curves.png")
     card = model_card(average, identity, [*run.history, run.describe()], clips, pictures, out / LOG, device)
     (out / "codec.md").write_text(card)
