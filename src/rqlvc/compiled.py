@@ -55,7 +55,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _explain_the_wait() -> None:
-    _log.warning("compiling loops for this machine: only once, it takes some 25 seconds")
+    _log.warning("compiling loops for this machine: only once, it takes some 35 seconds")
 
 
 def _is_compiled(kernel: Any) -> bool:
