@@ -156,11 +156,8 @@ def test_vectors_to_other_pictures_are_scaled_by_distance() -> None:
     assert found[:CANDIDATES, :SOURCES].tolist() == expected
     assert found[:CANDIDATES, SOURCES].tolist() == [1, 2, 4, 8, 16]  # each from another source
     assert found[EXPECTED:FACTS, :2].tolist() == [[9, -5], [18, -10], [45, -25]]  # medians
-    assert found[FACTS, :3].tolist() == [
-        5,
-        3,
-        2 + NEAR_BLOCKS,
-    ]  # number, spread; to the left and in the last frame; there
+    # Number, spread; to the left and in the last frame; there.
+    assert found[FACTS, :3].tolist() == [5, 3, 2 + NEAR_BLOCKS]
     find_candidates(surroundings(field, None, (1,), True), 2, 2, 2, found)
     assert found[FACTS, :3].tolist() == [4, 3, 1]
 

@@ -149,12 +149,18 @@ def finish(coder: BinaryCoder) -> bytes:
 
 
 @njit(**INNER)
+def code_digits(coder: Any, count: int, value: int) -> int:
+    """Code or decode the last ``count`` binary digits of ``value``, at even chances; returns them as a number."""
+    result = 0
+    for digit in range(count - 1, -1, -1):
+        result = 2 * result + int(code(coder, ONE // 2, (value >> digit) & 1 == 1))
+    return result
+
+
+@njit(**INNER)
 def code_plainly(coder: Any, longest: int, value: int) -> int:
     """Code or decode ``value`` (0 to 2**(longest + 1) - 2), at even chances: its length in binary, then its digits."""
     length = 0
     while length < longest and code(coder, ONE // 2, (value + 1) >> (length + 1) > 0):
         length += 1
-    result = 1
-    for digit in range(length - 1, -1, -1):
-        result = 2 * result + int(code(coder, ONE // 2, ((value + 1) >> digit) & 1 == 1))
-    return result - 1
+    return (1 << length) + code_digits(coder, length, value + 1) - 1

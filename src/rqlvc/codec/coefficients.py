@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rqlvc.codec.binary import ONE, READ, code, code_plainly, mode
+from rqlvc.codec.binary import ONE, READ, code, code_digits, code_plainly, mode
 from rqlvc.codec.laplace import BINS, bin_scales
 from rqlvc.codec.mixing import INPUTS, learn, predict
 from rqlvc.codec.transforms import frequency_order
@@ -284,10 +284,7 @@ def code_block(
                 if step < _STEPS:
                     for k in range(INPUTS):
                         decision.places[k] += 1
-            known = step
-            for digit in range(shift - 1, -1, -1):
-                known = 2 * known + int(code(coder, ONE // 2, (size >> digit) & 1 == 1))
-            size = known
+            size = (step << shift) + code_digits(coder, shift, size)
             negative = size > 0 and code(coder, ONE // 2, symbol < 0)
             symbols[i, j] = -size if negative else size
             around.magnitudes[square, channel] = size

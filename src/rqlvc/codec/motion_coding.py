@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from rqlvc.codec.binary import ONE, BinaryCoder, code
+from rqlvc.codec.binary import BinaryCoder, code_digits
 from rqlvc.codec.mixing import INPUTS, MixedCoder, Mixer, blank_decision, decide, fresh_mixer
 from rqlvc.codec.motion import (
     CANDIDATES,
@@ -140,6 +140,15 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 @njit(**INNER)
+def _is_split(field: Any, row: int, column: int) -> bool:
+    """Whether the blocks of the square at block (row, column) have more than one vector."""
+    split = False
+    for k in range(1, 4):
+        split |= not _equal(field[row, column], field[row + k // 2, column + k % 2])
+    return split
+
+
+@njit(**INNER)
 def _past(last: Any, row: int, column: int) -> int:
     """What the last frame's square at block (row, column) was like, 0 to 3: see ``PASTS``."""
     if not len(last):
@@ -147,10 +156,7 @@ def _past(last: Any, row: int, column: int) -> int:
     here = last[row, column]
     alone = not (column > 0 and _equal(here, last[row, column - 1]))
     alone &= not (row > 0 and _equal(here, last[row - 1, column]))
-    split = False
-    for k in range(1, 4):
-        split |= not _equal(here, last[row + k // 2, column + k % 2])
-    return int(alone) + 2 * int(split)
+    return int(alone) + 2 * int(_is_split(last, row, column))
 
 
 @njit(**INNER)
@@ -312,17 +318,13 @@ def _code_component(
         length += 1
         _further(mixed.decision, 1)
         mixed.decision.sets[0] += length <= _LONG
-    result = 1
-    if length:
-        _further(mixed.decision, DIGITS + 1)
-        mixed.decision.sets[0] = _DIFFERENCE_SET + component * (_LONG + 2) + _LONG + 1
-        result = 2 + int(decide(mixed, ((size + 1) >> (length - 1)) & 1 == 1))
-    for digit in range(length - 2, -1, -1):
-        result = 2 * result + int(code(mixed.coder, ONE // 2, ((size + 1) >> digit) & 1 == 1))
-    size = result - 1
-    if not size:
+    if not length:
         vector[component] = expected
         return 0
+    _further(mixed.decision, DIGITS + 1)
+    mixed.decision.sets[0] = _DIFFERENCE_SET + component * (_LONG + 2) + _LONG + 1
+    leading = 2 + int(decide(mixed, ((size + 1) >> (length - 1)) & 1 == 1))
+    size = (leading << (length - 1)) + code_digits(mixed.coder, length - 1, size + 1) - 1
 
     around_sign, before_sign, own_sign, own = _sign(total), _sign(before), _sign(expected), _size_of(size)
     signs = around_sign * SIGNS + before_sign
@@ -372,11 +374,8 @@ def code_square(mixed: Any, around: Any, row: int, column: int, found: Any, vect
     ``vector`` (3,) are work space."""
     field, mark = around.field, around.marks[row + 1, column + 1]
     r, c = 2 * row, 2 * column
-    split = False
-    for k in range(1, 4):
-        split |= not _equal(field[r, c], field[r + k // 2, c + k % 2])
     square = known_of(around, row, column)
-    split = code_split(mixed, square, row, column, split)
+    split = code_split(mixed, square, row, column, _is_split(field, r, c))
     mark[0], mark[1] = split, False
     for block in range(4 if split else 1):
         i, j = r + block // 2, c + block % 2
