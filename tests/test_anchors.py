@@ -76,7 +76,9 @@ def test_what_the_encoder_says_of_itself_is_not_charged(encoder: AnchorEncoder) 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_equal_input_gives_equal_results(encoder: AnchorEncoder) -> None:
-    first, second = encode(encoder, 30, 8), encode(encoder, 30, 8)
+    first = encode(encoder, 30, 8)
+    encode("libsvtav1", 30, 8)  # what it leaves in the process changed x264's AVX-512 functions
+    second = encode(encoder, 30, 8)
     assert (first.bits, first.psnr_y, first.psnr_yuv) == (second.bits, second.psnr_y, second.psnr_yuv)
 
 
