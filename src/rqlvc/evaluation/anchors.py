@@ -253,9 +253,9 @@ def _pass(
 def _without_avx512(encoder: AnchorEncoder) -> str:
     """A setting that makes x264 repeatable where the processor has AVX-512; '' elsewhere.
 
-    Its AVX-512 functions (build 165) depend on what the process did before: up to two thirds of the encodes of a clip of
-    96×64, made after encodes with SVT-AV1 on a busy machine, differed by 0.1 to 1 %. None did with AVX2, none of the
-    larger clips tried did with either, and the speed is the same.
+    Its AVX-512 functions (build 165) depend on what the process did before: up to two thirds of the encodes of a
+    clip of 96×64, made after encodes with SVT-AV1 on a busy machine, differed by 0.1 to 1 %. None did with AVX2; larger
+    clips gave the same bytes with either, at the same speed.
     """
     avx512 = encoder == "libx264" and llvmlite.binding.get_host_cpu_features().get("avx512f", False)
     return ":asm=AVX2" if avx512 else ""
