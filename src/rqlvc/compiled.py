@@ -5,24 +5,62 @@ Loops over samples may differ in the last bit between machines. Those that a dec
 """
 
 import functools
+import hashlib
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
-from numba import njit
 
 _log = logging.getLogger(__name__)
 
-OPTIONS: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
-"""For ``numba.njit``. Kernels are compiled at their first call on a machine and kept on disk."""
-INNER: Any = {**OPTIONS, "_nrt": False}
-"""The same for what kernels call for every block or decision and what allocates nothing: references to arrays are not
+_PACKAGE = Path(__file__).parent
+_SOURCES = (Path(__file__), *sorted((_PACKAGE / "codec").glob("*.py")), _PACKAGE / "rate" / "activity.py")
+"""Whatever loops are compiled from: they call each other, and hold constants of these modules as they are."""
+_numba: Any = numba.config
+
+
+@functools.cache
+def _kept_in() -> str:
+    """The folder of compiled loops, one for each state of their sources: Numba by itself looks only at the file of a
+    loop, and would go on with what it compiled from others as they were.
+
+    It is where Numba is told to keep things (NUMBA_CACHE_DIR), beside the package's bytecode, or where that cannot be
+    written, in the user's cache.
+    """
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES)).hexdigest()[:16]
+    folder = _PACKAGE / "__pycache__"
+    if _numba.CACHE_DIR:
+        folder = Path(_numba.CACHE_DIR)
+    elif not os.access(folder if folder.exists() else _PACKAGE, os.W_OK):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str(folder / f"rqlvc-loops-{digest}")
+
+
+def _compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that compiles with these ``options`` of ``numba.njit``, and those that all loops have."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        own, _numba.CACHE_DIR = _numba.CACHE_DIR, _kept_in()  # read when a function is decorated, and only then
+        try:
+            return numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy", **options)(function)
+        finally:
+            _numba.CACHE_DIR = own
+
+    return compiled
+
+
+loop = _compiler()
+"""Decorates a loop that Python calls. It is compiled at its first call on a machine and kept on disk."""
+inner_loop = _compiler(_nrt=False)
+"""The same for what loops call for every block or decision and what allocates nothing: references to arrays are not
 counted there. Counting is atomic, for each array at each call, and takes several times as long as a decision does.
 Numba does not document the option, so the project says which versions have it."""
 
@@ -30,7 +68,7 @@ Numba does not document the option, so the project says which versions have it."
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
 
 
-@njit(**INNER)
+@inner_loop
 def dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
     """Orthonormal DCT-II of 8 samples, from their sums and differences."""
     s0, s1, s2, s3 = a0 + a7, a1 + a6, a2 + a5, a3 + a4
@@ -55,7 +93,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _explain_the_wait() -> None:
-    _log.warning("compiling loops for this machine: only once, it takes some 35 seconds")
+    _log.warning("compiling loops for this machine and version: only once, it takes some 35 seconds")
 
 
 def _is_compiled(kernel: Any) -> bool:

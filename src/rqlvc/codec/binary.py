@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from rqlvc.compiled import INNER, OPTIONS
+from rqlvc.compiled import inner_loop, loop
 from rqlvc.errors import RqlvcError
 
 ONE = 1 << 16
@@ -65,13 +64,13 @@ def _coder(mode: int, data: npt.NDArray[np.uint8]) -> BinaryCoder:
     return BinaryCoder(np.array([mode, 0, _WHOLE, 0, 0, 0], np.int64), data, np.zeros(1))
 
 
-@njit(**INNER)
+@inner_loop
 def mode(coder: Any) -> int:
     """What ``coder`` does."""
     return coder.state[_MODE]
 
 
-@njit(**INNER)
+@inner_loop
 def code(coder: Any, probability: int, one: bool) -> bool:
     """Code or decode a decision that is a one with ``probability``; returns it."""
     state = coder.state
@@ -99,7 +98,7 @@ def code(coder: Any, probability: int, one: bool) -> bool:
     return one
 
 
-@njit(**INNER)
+@inner_loop
 def _shift(coder: Any) -> None:
     """Hand out the top byte of what is known of the code. It is held while a carry could still reach it."""
     state = coder.state
@@ -116,7 +115,7 @@ def _shift(coder: Any) -> None:
     state[_LOW] = (low & 0x00FFFFFF) << 8
 
 
-@njit(**INNER)
+@inner_loop
 def _put(coder: Any, byte: int) -> None:
     place = coder.state[_PLACE]
     if place < len(coder.data):
@@ -124,7 +123,7 @@ def _put(coder: Any, byte: int) -> None:
     coder.state[_PLACE] = place + 1
 
 
-@njit(**OPTIONS)
+@loop
 def _end(coder: Any) -> None:
     """The code in the interval with the most zeros at its end, then all of it."""
     state = coder.state
@@ -148,7 +147,7 @@ def finish(coder: BinaryCoder) -> bytes:
     return coder.data[1:length].tobytes().rstrip(b"\0")  # nothing carries into the first byte: it is 0
 
 
-@njit(**INNER)
+@inner_loop
 def code_digits(coder: Any, count: int, value: int) -> int:
     """Code or decode the last ``count`` binary digits of ``value``, at even chances; returns them as a number."""
     result = 0
@@ -157,7 +156,7 @@ def code_digits(coder: Any, count: int, value: int) -> int:
     return result
 
 
-@njit(**INNER)
+@inner_loop
 def code_plainly(coder: Any, longest: int, value: int) -> int:
     """Code or decode ``value`` (0 to 2**(longest + 1) - 2), at even chances: its length in binary, then its digits."""
     length = 0

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rqlvc.codec.binary import ONE, READ, code, code_digits, code_plainly, mode
 from rqlvc.codec.laplace import BINS, bin_scales
 from rqlvc.codec.mixing import INPUTS, learn, predict
 from rqlvc.codec.transforms import frequency_order
-from rqlvc.compiled import INNER, OPTIONS
+from rqlvc.compiled import inner_loop, loop
 
 CHROMA = (64, 80)
 """The first of 16 channels of U and of V; before them come 64 of luma."""
@@ -142,7 +141,7 @@ class Choice(NamedTuple):
     """A magnitude of more than 0.5 + most is never made zero."""
 
 
-@njit(**INNER)
+@inner_loop
 def _level(total: int) -> int:
     """0, 1, 2, up to 4, up to 8, more."""
     if total <= 2:
@@ -150,7 +149,7 @@ def _level(total: int) -> int:
     return 3 if total <= 4 else 4 if total <= 8 else 5
 
 
-@njit(**INNER)
+@inner_loop
 def _surprise(surprise: int, expected: int) -> int:
     """Twice ``surprise`` in units of about its deviation, the root of ``expected``, rounded down: 0 to 11, of which 4
     is none."""
@@ -166,7 +165,7 @@ def _surprise(surprise: int, expected: int) -> int:
     return result + 4
 
 
-@njit(**INNER)
+@inner_loop
 def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin: int, places: Any) -> int:
     """The contexts of a symbol's first decision; those of further ones follow them. Returns the magnitudes around, as a
     number from 0 to 35."""
@@ -213,7 +212,7 @@ def _find_places(layout: Any, around: Any, square: int, channel: int, scale_bin:
     return near * _LEVELS + beside
 
 
-@njit(**INNER)
+@inner_loop
 def _chosen(value: float, scale_bin: int, zero: float, choice: Any) -> int:
     """The symbol for ``value``, in quantiser steps, where a zero has the probability ``zero``."""
     magnitude = abs(value)
@@ -224,7 +223,7 @@ def _chosen(value: float, scale_bin: int, zero: float, choice: Any) -> int:
     return rounded if value > 0 else -rounded
 
 
-@njit(**OPTIONS)
+@loop
 def code_block(
     coder: Any,
     mixer: Any,

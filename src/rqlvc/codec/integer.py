@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor, nn
 
 from rqlvc.codec.int8 import Packed, convolve, pack
-from rqlvc.compiled import OPTIONS, over_rows
+from rqlvc.compiled import loop, over_rows
 
 WEIGHT_LIMIT = 127
 ACTIVATION_LIMIT = 255
@@ -60,7 +59,7 @@ def compand(latent: Tensor, table: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).to(latent.dtype).reshape(rows.shape).movedim(-1, 1)
 
 
-@njit(**OPTIONS)
+@loop
 def _look_up(begin: int, end: int, values: Any, table: Any, result: Any) -> None:
     """:func:`compand` of rows of ``values`` (., channels), in one walk: most of them are zero."""
     zero, last = len(table) // 2, len(table) - 1

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.planes import Planes
-from rqlvc.compiled import OPTIONS, over_rows
+from rqlvc.compiled import loop, over_rows
 
 PEL = 4  # sub-pixel positions per luma sample
 BLOCK = 8
@@ -73,7 +72,7 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
     window = _window(block)
     overlap = int(np.count_nonzero(window))
 
-    @njit(**OPTIONS)
+    @loop
     def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, adjoint: bool, moved: Any) -> None:
         """Rows of blocks of ``moved`` (N, C, H, W), from pictures with their borders repeated (P, N, C, ., .) and
         ``motion`` (N, h, w, 3). The ``adjoint`` adds to ``padded``, sample by sample, what of ``moved`` came from it.
@@ -302,7 +301,7 @@ def follow(vectors: Tensor, last: Tensor) -> Tensor:
 _TAPS = np.array(_LUMA_TAPS, np.float32) / 64
 
 
-@njit(**OPTIONS)
+@loop
 def _phases_across(begin: int, end: int, padded: Any, wide: Any) -> None:
     """Rows of ``padded`` (N, rows, columns + 7) at each phase between their samples: (N, 4, rows, columns)."""
     rows = padded.shape[1]
@@ -319,7 +318,7 @@ def _phases_across(begin: int, end: int, padded: Any, wide: Any) -> None:
                 )  # fmt: skip
 
 
-@njit(**OPTIONS)
+@loop
 def _phases_down(begin: int, end: int, wide: Any, tall: Any) -> None:
     """As :func:`_phases_across`, between rows, to 8 bits: (N, 4, rows + 7, columns) to (N, 4, 4, rows, columns)."""
     rows = tall.shape[3]

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rqlvc.codec.binary import ONE, PRICE, BinaryCoder, code, mode
-from rqlvc.compiled import INNER
+from rqlvc.compiled import inner_loop
 
 INPUTS = 6
 """Contexts that a decision falls into."""
@@ -106,7 +105,7 @@ class MixedCoder(NamedTuple):
     """The one in hand."""
 
 
-@njit(**INNER)
+@inner_loop
 def predict(mixer: Any, decision: Any) -> int:
     """The probability of a one, in 1/65536."""
     total = 0
@@ -120,7 +119,7 @@ def predict(mixer: Any, decision: Any) -> int:
     return _PROBABILITIES[min(max(total >> _WEIGHT_SHIFT, -_ODDS_LIMIT), _ODDS_LIMIT) + _ODDS_LIMIT]
 
 
-@njit(**INNER)
+@inner_loop
 def learn(mixer: Any, decision: Any, probability: int, one: bool) -> None:
     """Let contexts and weights follow a decision whose :func:`predict` said ``probability``."""
     goal = ONE if one else 0
@@ -138,7 +137,7 @@ def learn(mixer: Any, decision: Any, probability: int, one: bool) -> None:
         mixer.contexts[place, 1] = min(seen + 1, len(_RATES) - 1)
 
 
-@njit(**INNER)
+@inner_loop
 def decide(mixed: Any, one: bool) -> bool:
     """Code the decision in hand as ``one``, or decode it; returns it. ``mixed`` (:class:`MixedCoder`) learns from it,
     unless only the price is asked for."""

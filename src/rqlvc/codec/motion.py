@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.references import PICTURES
-from rqlvc.compiled import INNER
+from rqlvc.compiled import inner_loop
 
 VECTOR_LIMIT = 4095
 """Quarter samples; what a damaged stream may ask for at most."""
@@ -62,14 +61,14 @@ def surroundings(field: Field, last: Field | None, distances: Sequence[int], pre
     return Surroundings(field, before, np.array(distances, np.int32), predicted, marks)
 
 
-@njit(**INNER)
+@inner_loop
 def assign(target: Any, source: Any) -> None:
     """Copy a vector (3,; x, y, picture), component by component, as loops that allocate nothing have to."""
     for c in range(3):
         target[c] = source[c]
 
 
-@njit(**INNER)
+@inner_loop
 def scaled(component: int, source: int, target: int) -> int:
     """What a component over ``source`` frames would be over ``target`` frames, were motion even."""
     if source == target:
@@ -85,12 +84,12 @@ def rescaled(motion: Tensor, before: Sequence[int], after: Sequence[int]) -> Ten
     return torch.cat([vectors.clamp(-VECTOR_LIMIT, VECTOR_LIMIT).to(motion), motion[:, 2:]], dim=1)
 
 
-@njit(**INNER)
+@inner_loop
 def _median(a: int, b: int, c: int) -> int:
     return max(min(a, b), min(max(a, b), c))
 
 
-@njit(**INNER)
+@inner_loop
 def candidate_of(found: Any, count: int, x: int, y: int, picture: int) -> int:
     """Which of the first ``count`` candidates the vector (x, y) to ``picture`` is; -1 if none."""
     for i in range(count):
@@ -99,7 +98,7 @@ def candidate_of(found: Any, count: int, x: int, y: int, picture: int) -> int:
     return -1
 
 
-@njit(**INNER)
+@inner_loop
 def find_candidates(around: Any, row: int, column: int, size: int, found: Any) -> None:
     """Fill ``found`` (12, 4) for ``size`` x ``size`` blocks from (row, column) on: each candidate once, a vector, its
     picture and who has it (``SOURCES``); then what a new vector to picture 0, 1 and 2 differs from; then how many

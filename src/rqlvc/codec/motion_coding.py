@@ -8,7 +8,6 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from rqlvc.codec.binary import BinaryCoder, code_digits
 from rqlvc.codec.mixing import INPUTS, MixedCoder, Mixer, blank_decision, decide, fresh_mixer
@@ -30,7 +29,7 @@ from rqlvc.codec.motion import (
     scaled,
 )
 from rqlvc.codec.references import PICTURES
-from rqlvc.compiled import INNER, OPTIONS
+from rqlvc.compiled import inner_loop, loop
 
 DIGITS = 13
 """A component differs from its prediction by less than 2**13 quarter samples."""
@@ -134,12 +133,12 @@ class Known(NamedTuple):
     """How what is around it moves: see ``STEADY``."""
 
 
-@njit(**INNER)
+@inner_loop
 def _equal(a: Any, b: Any) -> bool:
     return a[0] == b[0] and a[1] == b[1] and a[2] == b[2]
 
 
-@njit(**INNER)
+@inner_loop
 def _is_split(field: Any, row: int, column: int) -> bool:
     """Whether the blocks of the square at block (row, column) have more than one vector."""
     split = False
@@ -148,7 +147,7 @@ def _is_split(field: Any, row: int, column: int) -> bool:
     return split
 
 
-@njit(**INNER)
+@inner_loop
 def _past(last: Any, row: int, column: int) -> int:
     """What the last frame's square at block (row, column) was like, 0 to 3: see ``PASTS``."""
     if not len(last):
@@ -159,7 +158,7 @@ def _past(last: Any, row: int, column: int) -> int:
     return int(alone) + 2 * int(_is_split(last, row, column))
 
 
-@njit(**INNER)
+@inner_loop
 def _steady(around: Any, row: int, column: int) -> int:
     """Whether the blocks to the left and above the square at block (row, column) move as in the last frame, 0 to 8."""
     last, field = around.last, around.field
@@ -170,7 +169,7 @@ def _steady(around: Any, row: int, column: int) -> int:
     return 3 * left + above
 
 
-@njit(**INNER)
+@inner_loop
 def known_of(around: Any, row: int, column: int) -> Any:
     """What is known of the square (row, column)."""
     above, left = around.marks[row, column + 1], around.marks[row + 1, column]
@@ -178,18 +177,18 @@ def known_of(around: Any, row: int, column: int) -> Any:
     return Known(above[1] + left[1], above[0] + left[0], past, steady)
 
 
-@njit(**INNER)
+@inner_loop
 def _size_of(component: int) -> int:
     size = abs(component)
     return min(size, 2) if size < 4 else 3 if size <= 8 else 4 if size <= 24 else 5
 
 
-@njit(**INNER)
+@inner_loop
 def _sign(component: int) -> int:
     return 0 if component == 0 else 1 if component > 0 else 2
 
 
-@njit(**INNER)
+@inner_loop
 def _go_to(decision: Any, kind: int, weights: int, a: int, b: int, c: int, d: int, e: int, f: int) -> None:
     """Place ``decision``, which is of a kind, in these contexts of its inputs, and with this set of weights."""
     places, starts = decision.places, _STARTS[kind]
@@ -198,7 +197,7 @@ def _go_to(decision: Any, kind: int, weights: int, a: int, b: int, c: int, d: in
     decision.sets[0] = weights
 
 
-@njit(**INNER)
+@inner_loop
 def code_vector(
     mixed: Any, around: Any, square: Any, row: int, column: int, slot: int, found: Any, vector: Any
 ) -> bool:
@@ -250,7 +249,7 @@ def code_vector(
     return True
 
 
-@njit(**INNER)
+@inner_loop
 def _code_picture(
     mixed: Any, around: Any, past: int, row: int, column: int, kind: int, found: Any, picture: int
 ) -> int:
@@ -277,7 +276,7 @@ def _code_picture(
     return pictures - 1
 
 
-@njit(**INNER)
+@inner_loop
 def _code_component(
     mixed: Any, around: Any, row: int, column: int, kind: int, component: int, first: int, found: Any, vector: Any
 ) -> int:
@@ -344,13 +343,13 @@ def _code_component(
     return difference
 
 
-@njit(**INNER)
+@inner_loop
 def _further(decision: Any, step: int) -> None:
     for k in range(INPUTS):
         decision.places[k] += step
 
 
-@njit(**INNER)
+@inner_loop
 def code_split(mixed: Any, square: Any, row: int, column: int, split: bool) -> bool:
     """Code or decode whether the ``square`` (row, column) is split."""
     new, splits, past, steady = square
@@ -368,7 +367,7 @@ def code_split(mixed: Any, square: Any, row: int, column: int, split: bool) -> b
     return decide(mixed, split)
 
 
-@njit(**INNER)
+@inner_loop
 def code_square(mixed: Any, around: Any, row: int, column: int, found: Any, vector: Any) -> None:
     """Code the square (row, column) of the field of ``around``, or decode it into the field. ``found`` (12, 4) and
     ``vector`` (3,) are work space."""
@@ -388,7 +387,7 @@ def code_square(mixed: Any, around: Any, row: int, column: int, found: Any, vect
             assign(field[r + k // 2, c + k % 2], field[r, c])
 
 
-@njit(**OPTIONS)
+@loop
 def _code_squares(mixed: Any, around: Any) -> None:
     found, vector = np.zeros((ROWS, COLUMNS), np.int32), np.empty(3, np.int32)
     for row in range(around.field.shape[0] // 2):

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
 from rqlvc.codec.binary import counter, pricer
@@ -39,7 +38,7 @@ from rqlvc.codec.motion import (
 from rqlvc.codec.motion_coding import code_split, code_square, code_vector, known_of
 from rqlvc.codec.references import PICTURES
 from rqlvc.codec.transforms import dct_matrix
-from rqlvc.compiled import INNER, OPTIONS, dct, over_rows
+from rqlvc.compiled import dct, inner_loop, loop, over_rows
 
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
@@ -83,27 +82,27 @@ class Search(NamedTuple):
     """What makes coefficients' squares bits, (N,)."""
 
 
-@njit(**INNER)
+@inner_loop
 def _price(difference: int, fixed: float, per_doubling: float) -> float:
     """Rough bits of one component's difference, in quarter samples."""
     return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
 
 
-@njit(**INNER)
+@inner_loop
 def _coefficient_bits(difference: Any, scale: Any) -> Any:
     """Estimated price of a residual's coefficient: it is coded, or is an error."""
     magnitude = abs(difference) * scale
     return min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
 
 
-@njit(**INNER)
+@inner_loop
 def _motion_bits(difference: Any, around: Any) -> float:
     """Price of a square's difference where ``around`` is what its neighbours suggest."""
     bits = _price(difference[0] - around[0], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
     return bits + _price(difference[1] - around[1], MOVE_BITS, MOVE_BITS_PER_DOUBLING)
 
 
-@njit(**INNER)
+@inner_loop
 def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
     """Estimated price of what (x, y) leaves of a block."""
     h, w = search.last.shape[1:3]
@@ -132,7 +131,7 @@ def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, w
     return bits
 
 
-@njit(**INNER)
+@inner_loop
 def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
     """Price of what (x, y) leaves of a square; some number above ``limit`` once it is above."""
     bits = 0.0
@@ -143,7 +142,7 @@ def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, 
     return bits
 
 
-@njit(**INNER)
+@inner_loop
 def _consider(
     search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -160,7 +159,7 @@ def _consider(
     return bits
 
 
-@njit(**INNER)
+@inner_loop
 def _walk(
     search: Search,
     n: int,
@@ -184,7 +183,7 @@ def _walk(
     return bits
 
 
-@njit(**OPTIONS)
+@loop
 def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, steps: int, left: Any, result: Any) -> None:
     """Vectors (N, h / 2, w / 2, 2) found from seeds (N, h, w, 2), at most ``steps`` whole or double samples away.
 
@@ -208,7 +207,7 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, steps:
             left[n, row, column] = bits - _motion_bits(best, none)
 
 
-@njit(**INNER)
+@inner_loop
 def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
     """Mean of 3x3 vectors of ``field`` (h, w, 2), rounded, into ``mean``; beyond the border the nearest counts."""
     h, w = field.shape[:2]
@@ -220,7 +219,7 @@ def _mean_around(field: Any, row: int, column: int, mean: Any) -> None:
         mean[c] = round(total / 9)
 
 
-@njit(**OPTIONS)
+@loop
 def _squares_from_neighbours(
     begin: int, end: int, search: Search, squares: Any, known: Any, fractions: bool, left: Any, result: Any
 ) -> None:
@@ -254,7 +253,7 @@ def _squares_from_neighbours(
             left[n, row, column] = bits - _motion_bits(best, around)
 
 
-@njit(**INNER)
+@inner_loop
 def _leave(
     search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
 ) -> float:
@@ -274,7 +273,7 @@ def _leave(
     return bits
 
 
-@njit(**OPTIONS)
+@loop
 def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, result: Any) -> None:
     """Vectors (N, h, w, 2): each block's own where that pays, its square's elsewhere."""
     h, w = search.last.shape[1:3]
@@ -314,7 +313,7 @@ class Space(NamedTuple):
     """(64,)."""
 
 
-@njit(**INNER)
+@inner_loop
 def _choose(
     searches: Any,
     n: int,
@@ -362,14 +361,14 @@ def _choose(
     return least
 
 
-@njit(**INNER)
+@inner_loop
 def _split_bits(price: Any, square: Any, row: int, column: int, split: bool) -> float:
     price.coder.bits[0] = 0.0
     code_split(price, square, row, column, split)
     return price.coder.bits[0]
 
 
-@njit(**OPTIONS)
+@loop
 def _decide(
     searches: Any, n: int, squares: Any, left: Any, blocks: Any, around: Any, price: Any, learning: Any
 ) -> None:
@@ -407,7 +406,7 @@ def _decide(
             code_square(learning, around, row, column, space.found, space.vector)
 
 
-@njit(**OPTIONS)
+@loop
 def _coarse_seeds(begin: int, end: int, small: Any, reference: Any, result: Any) -> None:
     """Vectors (N, h, w, 2) from a full search over 16x16 luma samples around each block, at quarter resolution.
 

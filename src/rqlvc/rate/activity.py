@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from rqlvc.compiled import INNER, OPTIONS, announce, dct
+from rqlvc.compiled import announce, dct, inner_loop, loop
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame, Plane
 
@@ -62,7 +61,7 @@ _HALF = np.float32(0.5)
 _COS4, _SIN4 = (np.float32(np.sqrt(0.5) * f(np.pi / 8)) for f in (np.cos, np.sin))
 
 
-@njit(**OPTIONS)
+@loop
 def extend(plane: Plane, edge: int, result: Samples) -> None:
     """``plane`` as floats, repeated at its borders: by ``edge`` before it, and after it as far as ``result`` goes."""
     height, width = plane.shape
@@ -76,7 +75,7 @@ def extend(plane: Plane, edge: int, result: Samples) -> None:
             row[j] = source[width - 1]
 
 
-@njit(**OPTIONS)
+@loop
 def smaller(plane: Samples, result: Samples) -> None:
     """Means of 4x4 samples of ``plane`` (4 H, 4 W) into ``result`` (H, W)."""
     for row in range(result.shape[0]):
@@ -88,7 +87,7 @@ def smaller(plane: Samples, result: Samples) -> None:
             result[row, column] = total * np.float32(1 / COARSE**2)
 
 
-@njit(**OPTIONS)
+@loop
 def search_coarsely(small: Samples, reference: Samples, vectors: Vectors) -> None:
     """``vectors`` (h, w, 2; x, y in luma samples) of squares, each the best of a full search at quarter resolution.
 
@@ -115,7 +114,7 @@ def search_coarsely(small: Samples, reference: Samples, vectors: Vectors) -> Non
                         vectors[row, column, 0], vectors[row, column, 1] = COARSE * x, COARSE * y
 
 
-@njit(**OPTIONS)
+@loop
 def interpolate(planes: Samples) -> None:
     """Fill planes 1 to 3 of (4, H, W): plane 0 half a sample to the right, half a sample down, and both.
 
@@ -134,7 +133,7 @@ def interpolate(planes: Samples) -> None:
                 down[j] = _HALF * (upper[j] + lower[j])
 
 
-@njit(**INNER)
+@inner_loop
 def _gather(plane: Samples, top: int, vectors: Any, strip: Samples) -> None:
     """Windows of ``plane`` around the squares of the row at ``top``, moved by ``vectors`` (w, 2), side by side."""
     for column in range(vectors.shape[0]):
@@ -145,7 +144,7 @@ def _gather(plane: Samples, top: int, vectors: Any, strip: Samples) -> None:
                 here[j] = there[j]
 
 
-@njit(**INNER)
+@inner_loop
 def _compare(frame: Samples, strip: Samples, x: int, y: int, sums: Any, costs: Any) -> None:
     """``costs`` (w,): sums of differences of each square to its window at (x, y) from the middle."""
     width = sums.shape[0]
@@ -161,7 +160,7 @@ def _compare(frame: Samples, strip: Samples, x: int, y: int, sums: Any, costs: A
         costs[column] = total
 
 
-@njit(**OPTIONS)
+@loop
 def refine(frame: Samples, planes: Samples, half: bool, vectors: Vectors) -> None:
     """Refine ``vectors`` (h, w, 2), given in luma samples: to the best within FINE_REACH, or with ``half``, to half
     samples, and then they are counted in these.
@@ -200,7 +199,7 @@ def refine(frame: Samples, planes: Samples, half: bool, vectors: Vectors) -> Non
                 found[column, c] = (2 * found[column, c] if half else found[column, c]) + best[column, c]
 
 
-@njit(**INNER)
+@inner_loop
 def _difference(frame: Samples, plane: Samples, row: int, column: int, x: int, y: int) -> Any:
     """Sum of differences of the square to what is at (x, y) from it."""
     total = np.float32(0)
@@ -212,7 +211,7 @@ def _difference(frame: Samples, plane: Samples, row: int, column: int, x: int, y
     return total
 
 
-@njit(**OPTIONS)
+@loop
 def spread(frame: Samples, plane: Samples, vectors: Vectors) -> None:
     """Give squares the vectors of their neighbours, or zero, where these do as well as their own (h, w, 2)."""
     rows, columns = vectors.shape[:2]
@@ -242,7 +241,7 @@ def spread(frame: Samples, plane: Samples, vectors: Vectors) -> None:
                         vectors[row, column, 0], vectors[row, column, 1] = x, y
 
 
-@njit(**INNER)
+@inner_loop
 def _transform(columns: Samples) -> None:
     """The cosine transform of each column of ``columns`` (8, n), in place."""
     for j in range(columns.shape[1]):
@@ -252,7 +251,7 @@ def _transform(columns: Samples) -> None:
         columns[4, j], columns[5, j], columns[6, j], columns[7, j] = e, f, g, h
 
 
-@njit(**OPTIONS)
+@loop
 def _luma_bands(strip: Samples, result: Samples) -> None:
     """Mean magnitudes of the mean and the bands of the 8x8 blocks side by side in ``strip`` (8, 8 w), into the first
     six columns of ``result`` (w, 8)."""
@@ -274,14 +273,14 @@ def _luma_bands(strip: Samples, result: Samples) -> None:
             result[block, band] = bands[band, block] * _BAND_SHARE[band]
 
 
-@njit(**INNER)
+@inner_loop
 def _dct4(a: Any, b: Any, c: Any, d: Any) -> Any:
     """Orthonormal DCT-II of 4 samples."""
     s, t, u, v = a + d, b + c, a - d, b - c
     return _HALF * (s + t), _COS4 * u + _SIN4 * v, _HALF * (s - t), _SIN4 * u - _COS4 * v
 
 
-@njit(**OPTIONS)
+@loop
 def _chroma_bands(strip: Samples, result: Samples) -> None:
     """Add half the mean magnitudes of the 4x4 blocks side by side in ``strip``: of the mean and the rest, to the last
     two columns of ``result`` (w, 8)."""
@@ -305,7 +304,7 @@ def _chroma_bands(strip: Samples, result: Samples) -> None:
         result[block, BANDS + 2] += _HALF / np.float32(size * size - 1) * (rest[block] - mean)
 
 
-@njit(**OPTIONS)
+@loop
 def activity(luma: Samples, chroma: Samples, result: Samples) -> None:
     """Mean magnitudes of what is in a picture or difference, (h, w, 8): of the mean and the bands of luma, of the mean
     and the rest of chroma.
@@ -325,7 +324,7 @@ def activity(luma: Samples, chroma: Samples, result: Samples) -> None:
             _chroma_bands(half, result[row])
 
 
-@njit(**OPTIONS)
+@loop
 def subtract_moved(
     luma: Samples, chroma: Samples, planes: Samples, colours: Samples, vectors: Vectors, rest: Samples, colour: Samples
 ) -> None:
@@ -358,7 +357,7 @@ def subtract_moved(
                         difference[j] = here[j] - above - down * (below - above)
 
 
-@njit(**OPTIONS)
+@loop
 def unlikeness(vectors: Vectors, result: Samples) -> None:
     """How far each vector (h, w, 2) is from the nearer of its left and upper neighbours', (h, w), in half samples."""
     for row in range(vectors.shape[0]):
