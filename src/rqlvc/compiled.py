@@ -68,8 +68,7 @@ Numba does not document the option, so the project says which versions have it."
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
 
 
-@inner_loop
-def dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
+def transform_of_eight(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) -> Any:
     """Orthonormal DCT-II of 8 samples, from their sums and differences."""
     s0, s1, s2, s3 = a0 + a7, a1 + a6, a2 + a5, a3 + a4
     d0, d1, d2, d3 = a0 - a7, a1 - a6, a2 - a5, a3 - a4
@@ -84,6 +83,10 @@ def dct(a0: Any, a1: Any, a2: Any, a3: Any, a4: Any, a5: Any, a6: Any, a7: Any) 
         _C6 * m0 - _C2 * m1,
         _C7 * d0 - _C5 * d1 + _C3 * d2 - _C1 * d3,
     )
+
+
+dct = inner_loop(transform_of_eight)
+"""The same, compiled."""
 
 
 @functools.cache

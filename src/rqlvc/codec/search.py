@@ -37,18 +37,12 @@ from rqlvc.codec.motion import (
 )
 from rqlvc.codec.motion_coding import code_split, code_square, code_vector, known_of
 from rqlvc.codec.references import PICTURES
-from rqlvc.codec.transforms import dct_matrix
-from rqlvc.compiled import dct, inner_loop, loop, over_rows
+from rqlvc.codec.residual_price import block_coefficients, price_scale, residual_price
+from rqlvc.compiled import inner_loop, loop, over_rows
 
 COARSE = 4  # the full search runs on luma averaged over 4x4
 COARSE_RANGE = 7  # +-28 luma samples
 COARSE_PRICE = 3.2e-3  # sum of differences of 16 averaged samples that 4 luma samples of distance are worth
-ERROR_BITS = 6 / math.log(2)
-"""Price of a squared quantiser step of error, at lambda: lambda * step^2 / 1.5."""
-CODED_BITS, CODED_BITS_PER_STEP = 7.0, 2.5
-"""Rough price of a coefficient of the residual that is coded instead."""
-TRUST = 1.0
-"""Share of the residual's estimated price that counts against motion's; chosen by trial, and flat around."""
 MOVE_BITS, MOVE_BITS_PER_DOUBLING = 0.5, 1.2
 """Rough price of a component that differs from what its neighbours suggest."""
 SPLIT_BITS, SPLIT_BITS_PER_DOUBLING = 2.0, 1.0
@@ -61,10 +55,7 @@ PASSES_BEYOND = PASSES[:1]
 """The same in the pictures before the reference: the other pass gains 0.1 % there."""
 WALK = 6  # steps that the search of a square may take at each distance
 
-_UNIT = np.float32(math.sqrt(TRUST * ERROR_BITS))  # of a quantiser step: coefficients whose squares are bits
-_CODED = np.float32(TRUST * CODED_BITS)
-_CODED_SLOPE = np.float32(TRUST * CODED_BITS_PER_STEP / math.sqrt(TRUST * ERROR_BITS))
-_DCT = dct_matrix(BLOCK).float()
+_DOUBLINGS = np.log2(1 + np.arange(VECTOR_LIMIT + 1.0))  # of a difference
 _CROSS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 _AROUND = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)])
 
@@ -75,24 +66,17 @@ class Search(NamedTuple):
     fine: npt.NDArray[np.uint8]
     """The reference at quarter-pel, (N, 4, 4, H + 2 margin, W + 2 margin)."""
     blocks: npt.NDArray[np.float32]
-    """The DCT of the frame's 8x8 blocks, in 8-bit units, (N, h, w, 64)."""
+    """The frame's 8x8 blocks as :func:`block_coefficients` has them, (N, h, w, 64)."""
     last: npt.NDArray[np.int32]
     """The last frame's vectors, (N, h, w, 2; x, y); zero after an intra frame."""
     scale: npt.NDArray[np.float32]
-    """What makes coefficients' squares bits, (N,)."""
+    """What :func:`price_scale` makes of the quantiser steps, (N,)."""
 
 
 @inner_loop
 def _price(difference: int, fixed: float, per_doubling: float) -> float:
     """Rough bits of one component's difference, in quarter samples."""
-    return fixed + per_doubling * math.log2(1.0 + abs(difference)) if difference else 0.0
-
-
-@inner_loop
-def _coefficient_bits(difference: Any, scale: Any) -> Any:
-    """Estimated price of a residual's coefficient: it is coded, or is an error."""
-    magnitude = abs(difference) * scale
-    return min(magnitude * magnitude, _CODED + _CODED_SLOPE * magnitude)
+    return fixed + per_doubling * _DOUBLINGS[min(abs(difference), VECTOR_LIMIT)] if difference else 0.0
 
 
 @inner_loop
@@ -103,48 +87,31 @@ def _motion_bits(difference: Any, around: Any) -> float:
 
 
 @inner_loop
-def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int, work: Any) -> Any:
+def _block_bits(search: Search, n: int, row: int, column: int, x: int, y: int) -> Any:
     """Estimated price of what (x, y) leaves of a block."""
     h, w = search.last.shape[1:3]
     top, left = row * BLOCK, column * BLOCK
     x = min(max(x, -(left + MARGIN) * PEL), ((w - 1) * BLOCK - left + MARGIN) * PEL)
     y = min(max(y, -(top + MARGIN) * PEL), ((h - 1) * BLOCK - top + MARGIN) * PEL)
     samples = search.fine[n, y & (PEL - 1), x & (PEL - 1)]
-    i0, j = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
-    for i in range(BLOCK):
-        a = samples[i0 + i]
-        a0, a1, a2, a3 = np.float32(a[j]), np.float32(a[j + 1]), np.float32(a[j + 2]), np.float32(a[j + 3])
-        a4, a5, a6, a7 = np.float32(a[j + 4]), np.float32(a[j + 5]), np.float32(a[j + 6]), np.float32(a[j + 7])
-        b = dct(a0, a1, a2, a3, a4, a5, a6, a7)
-        for k in range(BLOCK):
-            work[BLOCK * i + k] = b[k]
-    block, scale = search.blocks[n, row, column], search.scale[n]
-    bits = np.float32(0.0)
-    for k in range(BLOCK):  # written out, so that it compiles to a few vector instructions
-        b0, b1, b2, b3, b4, b5, b6, b7 = dct(
-            work[k], work[k + 8], work[k + 16], work[k + 24], work[k + 32], work[k + 40], work[k + 48], work[k + 56]
-        )
-        bits += _coefficient_bits(b0 - block[k], scale) + _coefficient_bits(b1 - block[k + 8], scale)
-        bits += _coefficient_bits(b2 - block[k + 16], scale) + _coefficient_bits(b3 - block[k + 24], scale)
-        bits += _coefficient_bits(b4 - block[k + 32], scale) + _coefficient_bits(b5 - block[k + 40], scale)
-        bits += _coefficient_bits(b6 - block[k + 48], scale) + _coefficient_bits(b7 - block[k + 56], scale)
-    return bits
+    i, j = top + MARGIN + (y >> 2), left + MARGIN + (x >> 2)
+    return residual_price(samples, i, j, search.blocks[n, row, column], search.scale[n])
 
 
 @inner_loop
-def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float, work: Any) -> float:
+def _square_bits(search: Search, n: int, row: int, column: int, x: int, y: int, limit: float) -> float:
     """Price of what (x, y) leaves of a square; some number above ``limit`` once it is above."""
     bits = 0.0
     for i in range(2):
         for j in range(2):
             if bits < limit:
-                bits += _block_bits(search, n, 2 * row + i, 2 * column + j, x, y, work)
+                bits += _block_bits(search, n, 2 * row + i, 2 * column + j, x, y)
     return bits
 
 
 @inner_loop
 def _consider(
-    search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float, work: Any
+    search: Search, n: int, row: int, column: int, x: int, y: int, around: Any, best: Any, bits: float
 ) -> float:
     """Take (x, y) for a square if it is better than ``best`` with its ``bits``; returns the bits of the better."""
     if x == best[0] and y == best[1]:
@@ -152,7 +119,7 @@ def _consider(
     price = _motion_bits((x, y), around)
     if price >= bits:
         return bits
-    total = price + _square_bits(search, n, row, column, x, y, bits - price, work)
+    total = price + _square_bits(search, n, row, column, x, y, bits - price)
     if total < bits:
         best[0], best[1] = x, y
         return total
@@ -170,14 +137,13 @@ def _walk(
     around: Any,
     best: Any,
     bits: float,
-    work: Any,
 ) -> float:
     """Go to the best neighbour at ``distance`` until none is better, at most ``steps`` times."""
     for _ in range(steps):
         x, y = best[0], best[1]
         for k in range(len(_CROSS)):
             dx, dy = _CROSS[k]
-            bits = _consider(search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work)
+            bits = _consider(search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits)
         if best[0] == x and best[1] == y:
             break
     return bits
@@ -192,18 +158,17 @@ def _squares_from_seeds(begin: int, end: int, search: Search, seeds: Any, steps:
     h, w = search.last.shape[1:3]
     for line in range(begin, end):
         n, row = line // (h // 2), line % (h // 2)
-        work = np.empty(BLOCK * BLOCK, np.float32)
         none = np.zeros(2, np.int32)
         for column in range(w // 2):
             best = result[n, row, column]
-            bits = _square_bits(search, n, row, column, 0, 0, np.inf, work)
+            bits = _square_bits(search, n, row, column, 0, 0, np.inf)
             for k in range(2):
                 x, y = seeds[n, 2 * row + k, 2 * column + k]
-                bits = _consider(search, n, row, column, x, y, none, best, bits, work)
+                bits = _consider(search, n, row, column, x, y, none, best, bits)
                 x, y = search.last[n, 2 * row + k, 2 * column + k]
-                bits = _consider(search, n, row, column, x, y, none, best, bits, work)
+                bits = _consider(search, n, row, column, x, y, none, best, bits)
             for distance in (2 * PEL, PEL):
-                bits = _walk(search, n, row, column, distance, steps, none, best, bits, work)
+                bits = _walk(search, n, row, column, distance, steps, none, best, bits)
             left[n, row, column] = bits - _motion_bits(best, none)
 
 
@@ -230,7 +195,6 @@ def _squares_from_neighbours(
     rows, columns = squares.shape[1:3]
     for line in range(begin, end):
         n, row = line // rows, line % rows
-        work = np.empty(BLOCK * BLOCK, np.float32)
         around = np.empty(2, np.int32)
         for column in range(columns):
             best = result[n, row, column]
@@ -241,22 +205,20 @@ def _squares_from_neighbours(
                 i = min(max(row + _CROSS[k, 1], 0), rows - 1)
                 j = min(max(column + _CROSS[k, 0], 0), columns - 1)
                 x, y = squares[n, i, j]
-                bits = _consider(search, n, row, column, x, y, around, best, bits, work)
+                bits = _consider(search, n, row, column, x, y, around, best, bits)
             if fractions:
                 for distance in (PEL // 2, 1):
                     x, y = best
                     for k in range(len(_AROUND)):
                         dx, dy = _AROUND[k]
                         bits = _consider(
-                            search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits, work
+                            search, n, row, column, x + dx * distance, y + dy * distance, around, best, bits
                         )
             left[n, row, column] = bits - _motion_bits(best, around)
 
 
 @inner_loop
-def _leave(
-    search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float, work: Any
-) -> float:
+def _leave(search: Search, n: int, row: int, column: int, x: int, y: int, common: Any, best: Any, bits: float) -> float:
     """As :func:`_consider`, for a block that leaves its square's vector, ``common``."""
     if x == best[0] and y == best[1]:
         return bits
@@ -266,7 +228,7 @@ def _leave(
         price *= FIRST_BLOCK
     if price >= bits:
         return bits
-    total = price + _block_bits(search, n, row, column, x, y, work)
+    total = price + _block_bits(search, n, row, column, x, y)
     if total < bits:
         best[0], best[1] = x, y
         return total
@@ -279,38 +241,24 @@ def _blocks(begin: int, end: int, search: Search, squares: Any, seeds: Any, resu
     h, w = search.last.shape[1:3]
     for line in range(begin, end):
         n, row = line // h, line % h
-        work = np.empty(BLOCK * BLOCK, np.float32)
         best = np.empty(2, np.int32)
         for column in range(w):
             common = squares[n, row // 2, column // 2]
             best[0], best[1] = common
-            bits = _block_bits(search, n, row, column, best[0], best[1], work)
+            bits = _block_bits(search, n, row, column, best[0], best[1])
             x, y = seeds[n, row, column]
-            bits = _leave(search, n, row, column, x, y, common, best, bits, work)
+            bits = _leave(search, n, row, column, x, y, common, best, bits)
             for k in range(len(_CROSS)):
                 i = min(max(row // 2 + _CROSS[k, 1], 0), h // 2 - 1)
                 j = min(max(column // 2 + _CROSS[k, 0], 0), w // 2 - 1)
                 x, y = squares[n, i, j]
-                bits = _leave(search, n, row, column, x, y, common, best, bits, work)
+                bits = _leave(search, n, row, column, x, y, common, best, bits)
             for distance in (PEL // 2, 1):
                 x, y = best
                 for k in range(len(_CROSS)):
                     dx, dy = _CROSS[k]
-                    bits = _leave(
-                        search, n, row, column, x + dx * distance, y + dy * distance, common, best, bits, work
-                    )
+                    bits = _leave(search, n, row, column, x + dx * distance, y + dy * distance, common, best, bits)
             result[n, row, column] = best
-
-
-class Space(NamedTuple):
-    """What :func:`_choose` works in."""
-
-    found: npt.NDArray[np.int32]
-    """Candidates, as :func:`find_candidates` fills it, (12, 4)."""
-    vector: npt.NDArray[np.int32]
-    """(3,)."""
-    work: npt.NDArray[np.float32]
-    """(64,)."""
 
 
 @inner_loop
@@ -325,14 +273,14 @@ def _choose(
     around: Any,
     square: Any,
     price: Any,
-    space: Any,
+    found: Any,
+    vector: Any,
     best: Any,
 ) -> float:
     """The cheapest reference and vector for the block or (``slot`` 0) square at (row, column), of its candidates and
     ``own`` (references, 2), into ``best`` (3,); returns its bits, those of motion included. ``left``: what each of
-    ``own`` leaves of a square."""
+    ``own`` leaves of a square. Works in ``found``, as :func:`find_candidates` fills it, and ``vector`` (3,)."""
     least = np.inf
-    found, vector, work = space
     find_candidates(around, row, column, 1 if slot else 2, found)
     count = found[FACTS, 0]
     for k in range(count + len(own)):
@@ -345,11 +293,11 @@ def _choose(
                 continue
         search, mine = searches[vector[2]], own[vector[2]]
         if slot:
-            bits = _block_bits(search, n, row, column, vector[0], vector[1], work)
+            bits = _block_bits(search, n, row, column, vector[0], vector[1])
         elif vector[0] == mine[0] and vector[1] == mine[1]:
             bits = left[vector[2]]
         else:
-            bits = _square_bits(search, n, row // 2, column // 2, vector[0], vector[1], least, work)
+            bits = _square_bits(search, n, row // 2, column // 2, vector[0], vector[1], least)
         if bits >= least:  # a price takes longer than a block
             continue
         price.coder.bits[0] = 0.0
@@ -379,8 +327,8 @@ def _decide(
     price of what is left of squares. ``price`` tells what motion costs, and ``learning`` lets the contexts adapt.
     """
     field = around.field
-    space = Space(np.zeros((ROWS, COLUMNS), np.int32), np.empty(3, np.int32), np.empty(BLOCK * BLOCK, np.float32))
-    common, best = np.empty(3, np.int32), np.empty(3, np.int32)
+    found = np.zeros((ROWS, COLUMNS), np.int32)
+    vector, common, best = np.empty(3, np.int32), np.empty(3, np.int32), np.empty(3, np.int32)
     for row in range(field.shape[0] // 2):
         for column in range(field.shape[1] // 2):
             r, c = 2 * row, 2 * column
@@ -388,7 +336,7 @@ def _decide(
             whole = _split_bits(price, square, row, column, False)
             remains = left[n, row, column]
             own = squares[n, row, column]
-            whole += _choose(searches, n, r, c, 0, own, remains, around, square, price, space, common)
+            whole += _choose(searches, n, r, c, 0, own, remains, around, square, price, found, vector, common)
             differs = False
             for k in range(4):
                 apart = blocks[n, r + k // 2, c + k % 2, 0]
@@ -398,12 +346,12 @@ def _decide(
                 i, j = r + k // 2, c + k % 2
                 if split < whole:
                     own = blocks[n, i, j]
-                    split += _choose(searches, n, i, j, k + 1, own, remains, around, square, price, space, best)
+                    split += _choose(searches, n, i, j, k + 1, own, remains, around, square, price, found, vector, best)
                     field[i, j] = best
             if split >= whole:
                 for k in range(4):
                     field[r + k // 2, c + k % 2] = common
-            code_square(learning, around, row, column, space.found, space.vector)
+            code_square(learning, around, row, column, found, vector)
 
 
 @loop
@@ -446,13 +394,6 @@ def _smaller(plane: Tensor, border: int) -> npt.NDArray[np.float32]:
     return np.asarray(F.pad(F.avg_pool2d(plane, COARSE), [border] * 4, mode="replicate")[:, 0].cpu())
 
 
-def _block_dct(luma: Tensor) -> npt.NDArray[np.float32]:
-    """(N, 1, H, W) to the DCT of 8x8 blocks in 8-bit units, (N, h, w, 64): row after row, as the samples."""
-    blocks = (255 * luma[:, 0]).cpu().float().unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
-    with torch.autocast("cpu", enabled=False):
-        return (_DCT @ blocks @ _DCT.T).flatten(3).contiguous().numpy()
-
-
 def _lead_on(vectors: npt.NDArray[np.int32], through: Tensor) -> npt.NDArray[np.int32]:
     """Vectors (N, h, w, 2) to the reference, then ``through`` (N, 2, h, w) on to a picture before it."""
     there = follow(torch.from_numpy(vectors).permute(0, 3, 1, 2), through.to("cpu", torch.int32))
@@ -488,8 +429,8 @@ def block_search(
     last = np.zeros((pictures, h, w, 2), np.int32)
     if known.last is not None:
         last = np.stack([as_field(vectors) for vectors in towards_reference(known.last, known.distances)])
-    scale = (float(_UNIT) / (255 * step)).float().cpu().numpy()
-    search = Search(fine[0].numpy(), _block_dct(luma), last, scale)
+    scale = price_scale(step)
+    search = Search(fine[0].numpy(), block_coefficients(luma), last, scale)
     small, other = _smaller(luma, 1), _smaller(reference, COARSE_RANGE + 1)
     seeds = _vectors(_coarse_seeds, (pictures, h, w), small, other)
     squares, left = _find_squares(search, seeds, WALK, PASSES)
