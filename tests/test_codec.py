@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,16 @@ from rqlvc.codec.model import ModelConfig, Prediction
 from rqlvc.codec.neural import NeuralCodec, load
 from rqlvc.codec.planes import Planes, fold, from_frame, to_bytes, to_frame, unfold
 from rqlvc.codec.references import Kept
+from rqlvc.codec.residual_price import (
+    CODED_BITS,
+    CODED_BITS_PER_STEP,
+    ERROR_BITS,
+    block_coefficients,
+    price_scale,
+    residual_price,
+)
 from rqlvc.codec.search import block_search
-from rqlvc.codec.transforms import picture_dct
+from rqlvc.codec.transforms import dct_matrix, picture_dct
 from rqlvc.codec.weights import write_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
@@ -426,6 +435,26 @@ def test_a_block_is_predicted_from_the_picture_that_its_vector_reaches_to() -> N
 
 def nothing_known() -> MotionContext:
     return MotionContext(None, (1,), (untrained().motion_mixer,), True)
+
+
+@numba.njit
+def price_at(samples: Any, row: int, column: int, block: Any, scale: Any) -> Any:
+    return residual_price(samples, row, column, block, scale)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 9), st.integers(0, 13), st.sampled_from([0.004, 0.04, 0.4]))
+@settings(deadline=None)
+def test_a_residual_is_priced_coefficient_by_coefficient(seed: int, row: int, column: int, step: float) -> None:
+    """Each is an error, at its square, or is coded, at a rate that grows with it: whichever is cheaper."""
+    draw = np.random.default_rng(seed)
+    samples = draw.integers(0, 256, (17, 21)).astype(np.uint8)
+    block = draw.integers(0, 256, (8, 8)) if seed % 2 else samples[row : row + 8, column : column + 8] // 16 * 16.0
+    basis = dct_matrix(8).numpy()
+    steps = np.abs(basis @ (samples[row : row + 8, column : column + 8] - block) @ basis.T) / (255 * step)
+    expected = np.minimum(ERROR_BITS * steps**2, CODED_BITS + CODED_BITS_PER_STEP * steps).sum()
+    coefficients = block_coefficients(torch.from_numpy(block / 255).float()[None, None])[0, 0, 0]
+    scale = price_scale(torch.tensor([step]))[0]
+    assert price_at(samples, row, column, coefficients, scale) == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (5.0, -3.0), (-17.0, 11.0), (2.25, -0.75), (-6.5, 4.0)])

@@ -10,7 +10,6 @@ In the pictures before the reference only squares are searched, from where the v
 without walks: full searches there gain 0.2 % of bits more, for 4 ms a frame.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
