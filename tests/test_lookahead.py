@@ -114,7 +114,7 @@ def test_the_wait_for_what_is_rehearsed_can_be_watched(
         RateTarget(bitrate=300_000),
         on_rehearsed=lambda done, frames: heard.append((done, frames)),
     )
-    assert heard and heard == [(done, 9) for done in range(1, 10)] * (len(heard) // 9)
+    assert heard and heard == [(done, 12) for done in range(1, 13)] * (len(heard) // 12)  # of a clip of twelve
 
     clock = iter((0.0, 100.0, 110.0))
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))

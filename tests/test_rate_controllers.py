@@ -17,7 +17,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.rate.adaptive import KIND, YOUNG, remaining
 from rqlvc.rate.allocation import Pattern
 from rqlvc.rate.constant import Constant, Hierarchical
-from rqlvc.rate.hierarchy import GOP_WEIGHTS, level_offsets
+from rqlvc.rate.hierarchy import GOP_WEIGHTS, cut_short, level_offset, level_offsets
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
 from simulated_codec import SEQUENCES, Law, SimulatedCodec, Simulation, controller_for, run
@@ -231,31 +231,57 @@ def test_frames_towards_the_end_of_a_group_are_lower() -> None:
     assert all(later < earlier for earlier, later in itertools.pairwise(offsets[1:]))
 
 
+def test_a_group_that_is_cut_short_is_lower_as_a_whole() -> None:
+    """But for the first one: a short video is coded at the level that was asked for."""
+
+    def offset(index: int, position: int, left: int | None) -> float:
+        info = FrameInfo(index, position == 0, position, 1000, frames_to_intra=32 - position, scene_left=left)
+        return level_offset(info, GOP_WEIGHTS)
+
+    assert offset(0, 0, 4) == offset(0, 0, 1) == offset(64, 0, None) == offset(64, 0, 32) == 0
+    lower = [offset(64, 0, left) for left in (20, 8, 4)]
+    assert 0 > lower[0] > lower[1] > lower[2] >= -6
+    assert offset(64, 0, 1) == -6
+    for position in (1, 3):  # all frames of it alike
+        assert offset(64 + position, position, 4 - position) == offset(position, position, 4 - position) + lower[2]
+
+
 @given(
     position=st.integers(0, 39),
     frames=st.integers(1, 150),
     group=st.integers(1, 40) | st.none(),
     weights=st.lists(st.floats(0.2, 5), min_size=1, max_size=5),
+    ends=st.booleans(),
 )
 def test_what_remains_is_the_sum_of_its_frames(
-    position: int, frames: int, group: int | None, weights: list[float]
+    position: int, frames: int, group: int | None, weights: list[float], ends: bool
 ) -> None:
+    """The last group of pictures of a video, if its end will be in view, is lower towards that."""
     pattern = Pattern(weights)
     position = position % group if group else position
     to_intra = None if group is None else group - position
-    info = FrameInfo(position, position == 0, position, 1000, frames_to_intra=to_intra)
+    left = frames if ends and to_intra and frames > to_intra else None
+    view = (0.1,) * 41 if left else ()
+    info = FrameInfo(
+        position, position == 0, position, 1000, frames_to_intra=to_intra, frames_left=left, novelties=view
+    )
     found = remaining(info, frames, pattern.inter)
     count, total = (sum(each) for each in zip(*((n, n * offset) for n, offset in found.inter), (0, 0), strict=True))
     if group is None:
         assert count == pytest.approx(frames - 1)
         assert total == pytest.approx((frames - 1) * np.mean(level_offsets(pattern.inter, None)[1:]))
-        assert found.intra == 0
+        assert not found.intra
         return
     places = [place % group for place in range(position + 1, position + frames)]
     offsets = level_offsets(pattern.inter, group)
     inter = [offsets[place] for place in places if place]
+    intra = [0.0] * places.count(0)
+    if left and places[-1] < group - 1:
+        lower = cut_short(places[-1] + 1, group)
+        end = [lower + offset for offset in level_offsets(pattern.inter, places[-1] + 1)[1:]]
+        intra[-1], inter[len(inter) - len(end) :] = lower, end
     shares = [YOUNG if place <= len(weights) else 1.0 for place in places if place]
-    assert found.intra == places.count(0)
+    assert sorted(offset for count, offset in found.intra for _ in range(int(count))) == sorted(intra)
     assert count == pytest.approx(sum(shares))
     assert total == pytest.approx(np.dot(shares, inter), abs=1e-9)
     assert all(min(abs(offset - mean) for _, mean in found.inter) <= KIND for offset in inter)

@@ -38,8 +38,9 @@ from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, novelty_of
 from rqlvc.summary import FrameStats
 
 DEFAULT_KEYINT = 32
-REHEARSED = 8
-"""Frames after the first of a scene that are coded with it to see what they cost, at most."""
+REHEARSED = 16
+"""Frames after the first of a scene that are coded with it to see what they cost, at most: two miniGOPs, for frames
+after the first one cost up to half as much again."""
 LAST_FRAMES = 8
 LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03

@@ -19,7 +19,14 @@ import numpy as np
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.constant import Hierarchical
 from rqlvc.rate.estimation import PredictedCurve
-from rqlvc.rate.hierarchy import group_length, last_use, level_offset, level_offsets
+from rqlvc.rate.hierarchy import (
+    cut_short,
+    group_length,
+    last_use,
+    level_offset,
+    level_offsets,
+    lower_as_a_whole,
+)
 from rqlvc.rate.initial import initial_model, ratio_change
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, LogarithmicModel, log_bits
 from rqlvc.rate.outlook import Term, base_level, total_bits
@@ -87,7 +94,8 @@ class Remaining(NamedTuple):
 
     inter: tuple[tuple[float, float], ...]
     """Inter frames of each kind: how many, and how many levels from the base on average."""
-    intra: int
+    intra: tuple[tuple[float, float], ...]
+    """Intra frames likewise."""
 
 
 @dataclass(slots=True)
@@ -282,16 +290,16 @@ class Adaptive:
         inter frames ``change`` times that, or, as long as none has been seen, what the plan has it cost beside the
         other."""
         ratio = self.budget.pattern.intra * ratio_change(here.base)
-        inter = ((False, count, offset) for count, offset in after.inter)
-        for intra, count, offset in (*inter, (True, after.intra, 0.0)):
+        for intra, kinds in ((False, after.inter), (True, after.intra)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
                 usual, scale = (own, 1.0 if intra else change) if own.seen else (here, 1.0)
             else:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
-            if count:
-                slope = self._filter.steady_slope(intra)
-                yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, offset)
+            slope = self._filter.steady_slope(intra)
+            for count, offset in kinds:
+                if count:
+                    yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, offset)
 
 
 def _own_novelty(info: FrameInfo) -> float:
@@ -304,15 +312,19 @@ def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remai
     group = group_length(info)
     every = _counts(weights, group)
     if group is None:
-        return Remaining(_kinds((frames - 1) / len(weights) * every[-1]), 0)
+        return Remaining(_kinds((frames - 1) / len(weights) * every[-1]), ())
     own = _counts(weights, last_use(info))
     here = min(frames, len(own) - 1 - info.position)
     groups, rest = divmod(frames - here, group)
-    in_group = own[info.position + here] - own[info.position + 1]
-    later = groups * every[group] + every[rest]
-    return Remaining(_kinds(in_group) + _kinds(later), groups + (rest > 0))
+    inter = _kinds(own[info.position + here] - own[info.position + 1], lower_as_a_whole(info))
+    # Whether the last group ends with the video, as will be in view from its beginning.
+    if rest and frames == info.frames_left and len(info.novelties) > rest:
+        lower = cut_short(rest, group)
+        inter += _kinds(groups * every[group]) + _kinds(_counts(weights, rest)[rest], lower)
+        return Remaining(inter, ((groups, 0.0), (1, lower)))
+    return Remaining(inter + _kinds(groups * every[group] + every[rest]), ((groups + (rest > 0), 0.0),))
 
 
-def _kinds(counts: FloatArray) -> tuple[tuple[float, float], ...]:
-    """Of frames by kind, (kinds, 2): how many of each that there are, and their mean offset."""
-    return tuple((count, total / count) for count, total in counts.tolist() if count)
+def _kinds(counts: FloatArray, lower: float = 0.0) -> tuple[tuple[float, float], ...]:
+    """Of frames by kind, (kinds, 2): how many of each that there are, and their mean offset, with ``lower`` added."""
+    return tuple((count, total / count + lower) for count, total in counts.tolist() if count)

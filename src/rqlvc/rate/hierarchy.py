@@ -1,8 +1,8 @@
 """The quality levels of a group of pictures: offsets from the base, which is the level of a usual intra frame.
 
 Frames that many later ones take from are worth more bits: every few inter frames one is coded well and those between
-less so, and all of them less towards the end of the group; and an intra frame is coded the better, the longer it can be
-seen. Chosen for BD-rate on real sequences (docs/training.md).
+less so, and all of them less towards the end of the group; an intra frame is coded the better, the longer it can be
+seen; and a group that is cut short is lower as a whole. Chosen for BD-rate on real sequences (docs/training.md).
 """
 
 import math
@@ -34,6 +34,8 @@ LASTING, LASTING_LEVELS = 0.5, 2.5
 """An intra frame that fades like this has the base level; one that fades e times less, so many levels more."""
 INTRA_OFFSETS = -3.0, 4.0
 """The least and the most."""
+LOWER_AT_MOST = 6.0
+"""Levels by which a group of pictures is lower that another scene or the end cuts short."""
 LONGEST_GROUP = 1000
 """Frames of a group of pictures beyond which its end is of no concern."""
 ROOM = 8.0
@@ -55,7 +57,7 @@ def level_offsets(weights: tuple[float, ...], group: int | None) -> tuple[float,
     hierarchy = pattern_offsets(weights)
     if group is None:
         return (0.0, *hierarchy)
-    worth = [1 - INHERITED ** (group - position) for position in range(group)]
+    worth = [_worth(group - position) for position in range(group)]
     tilt = (TILT * math.log(frame / worth[0]) for frame in worth[1:])
     return (0.0, *(hierarchy[slot % len(hierarchy)] + lower for slot, lower in enumerate(tilt)))
 
@@ -79,13 +81,34 @@ def fading(novelty: float, frames: int) -> float:
     return novelty * math.pow(FADING_VIEW / frames, FADING_POWER)
 
 
+def cut_short(frames: int, group: int) -> float:
+    """Levels by which a group of pictures is lower that ends after ``frames`` instead of ``group`` frames: all of them
+    are worth less, as those towards the end of any group are."""
+    return max(TILT * math.log(_worth(frames) / _worth(group)), -LOWER_AT_MOST) if frames < group else 0.0
+
+
+def _worth(frames: int) -> float:
+    """Of a frame to itself and those after it, ``frames`` in all."""
+    return 1 - INHERITED**frames
+
+
 def level_offset(info: FrameInfo, weights: tuple[float, ...]) -> float:
     """Levels from the base to this frame."""
+    last = last_use(info)
     if info.intra and info.fading is not None:
         low, high = INTRA_OFFSETS
-        return min(max(LASTING_LEVELS * math.log(LASTING / info.fading), low), high)
-    offsets = level_offsets(weights, last_use(info))
-    return offsets[info.position] if info.position < len(offsets) else offsets[1 + (info.position - 1) % len(weights)]
+        offset = min(max(LASTING_LEVELS * math.log(LASTING / info.fading), low), high)
+    else:
+        offsets = level_offsets(weights, last)
+        place = info.position if info.position < len(offsets) else 1 + (info.position - 1) % len(weights)
+        offset = offsets[place]
+    return offset + lower_as_a_whole(info)
+
+
+def lower_as_a_whole(info: FrameInfo) -> float:
+    """Levels by which this group of pictures is lower than others; not the first, which they are compared with."""
+    last, group = last_use(info), group_length(info)
+    return cut_short(last, group) if last and group and info.index > info.position else 0.0
 
 
 def held_level(base: float, offset: float) -> float:
