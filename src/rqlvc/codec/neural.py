@@ -1,6 +1,8 @@
 """Our codec behind the protocol: frames in, packets out."""
 
 import contextlib
+import threading
+import time
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from rqlvc.codec.planes import Planes, from_bytes, from_frame, padded_size, to_b
 from rqlvc.codec.precision import fast_bfloat16
 from rqlvc.codec.protocol import DecodedFrame, EncodedFrame, carried_quality
 from rqlvc.codec.references import superfluous
+from rqlvc.codec.threads import ThreadCount
 from rqlvc.codec.weights import DEFAULT_WEIGHTS, Weights, read_weights
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
@@ -44,12 +47,14 @@ class NeuralCodec:
         self._mixers = weights.mixers  # of the first frames of a group
         self.bfloat16 = bfloat16
         self._threads = torch.get_num_threads()
+        self._best = ThreadCount(self._threads if self.device.type == "cpu" else 1)
+        self._part = threading.local()  # of the threads, in each thread that calls: ``threads``
         # Two frames on two cores take little more than half the time of one after the other on both.
         self.calls_at_once = self._threads if self.device.type == "cpu" else 1
 
     def share(self, calls: int) -> None:
         """From now on this thread has its part of PyTorch's threads only: ``calls`` call the codec at once."""
-        torch.set_num_threads(max(1, self._threads // calls))
+        self._part.threads = max(1, self._threads // calls)
 
     def encode(self, frame: Frame, quality: float, state: CodecState | None) -> EncodedFrame:
         check_size(frame.width, frame.height)
@@ -59,7 +64,7 @@ class NeuralCodec:
             )
         quality = carried_quality(quality)
         coder = self._coder(writer(BYTES_PER_PIXEL * frame.width * frame.height + LEAST_BYTES), state)
-        with self._arithmetic():
+        with self._on_threads(state is not None), self._arithmetic():
             planes = from_frame(frame, self.device)
             shown, after = self._code(coder, quality, planes, state, (frame.height, frame.width))
         size = (frame.height, frame.width)
@@ -81,7 +86,7 @@ class NeuralCodec:
         else:
             size = state.size
         coder = self._coder(reader(packet.data), state)
-        with self._arithmetic():
+        with self._on_threads(state is not None), self._arithmetic():
             shown, after = self._code(coder, packet.quality, None, state, size)
         if _checksum(coder, packet.dropped) != packet.checksum:
             raise RqlvcError("A packet is damaged: the checksum of its symbols does not match.")
@@ -111,6 +116,16 @@ class NeuralCodec:
             after = after._replace(kept=kept)
         shown = to_bytes(decoded)
         return shown, after._replace(reference=shown)
+
+    @contextlib.contextmanager
+    def _on_threads(self, inter: bool):  # type: ignore[no-untyped-def]
+        """With this thread's part of the threads, or of all of them as many as an inter frame is fastest on."""
+        part = getattr(self._part, "threads", self._threads)
+        torch.set_num_threads(self._best.now if part == self._threads else part)
+        started = time.perf_counter()
+        yield
+        if inter and part == self._threads:
+            self._best.observe(time.perf_counter() - started)
 
     @contextlib.contextmanager
     def _arithmetic(self):  # type: ignore[no-untyped-def]
