@@ -17,8 +17,8 @@ from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.protocol import QualityRange
 
-BISECTIONS = 14
-"""Halvings of the range of the base, to less than a step of 1/64."""
+PARTS, DIVISIONS = 128, 2
+"""The range of the base is divided into so many parts, and the one that it is in again: to less than a step of 1/64."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down: so far
 are the lowest frames below it."""
@@ -43,14 +43,15 @@ def total_bits(terms: Sequence[Term], base: float, limits: QualityRange) -> floa
 
 def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> float:
     """The base level at which frames cost ``bits`` together, none of them at a level out of ``limits``."""
-    low, high = limits.minimum - LIFT, limits.maximum + BEYOND
-    for _ in range(BISECTIONS):
-        base = (low + high) / 2
-        if total_bits(terms, base, limits) < bits:
-            low = base
-        else:
-            high = base
-    return (low + high) / 2
+    low, width = limits.minimum - LIFT, limits.maximum + BEYOND - limits.minimum + LIFT
+    log_rates, slopes, offsets = np.array(terms).T
+    for _ in range(DIVISIONS):
+        width /= PARTS
+        bases = low + width * np.arange(1, PARTS)
+        levels = np.clip(bases[:, None] + offsets, limits.minimum, limits.maximum)
+        totals = np.exp(np.minimum(log_rates + slopes * levels, MAXIMUM_LOG_BITS)).sum(axis=1)
+        low += width * np.count_nonzero(totals < bits)
+    return float(low + width / 2)
 
 
 class Kind(NamedTuple):
