@@ -34,7 +34,7 @@ slow: $(READY)
 results: named $(READY)
 	$(BIN)/rqlvc evaluate paper --data "$(DATA)" --out "$(RUN)"
 	$(BIN)/rqlvc evaluate anchors --data "$(DATA)" --out "$(RUN)"
-	$(BIN)/rqlvc evaluate stress --data "$(DATA)" --out "$(RUN)" --controllers adaptive,two-pass,rq-lvc
+	$(BIN)/rqlvc evaluate stress --data "$(DATA)" --out "$(RUN)"
 	$(BIN)/rqlvc report "$(RUN)" -o "$(RUN)/report.md" -y
 	cat docs/results-preface.md "$(RUN)/report.md" > docs/results.md
 
