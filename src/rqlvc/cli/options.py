@@ -55,7 +55,7 @@ def parse_size(text: str) -> PictureSize:
 
 
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the networks run: auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.  [default: all cores]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads, at most.  [default: all cores]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an output file that exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON lines to stdout, one object a line (see docs/json.md).")]
 Model = Annotated[

@@ -47,7 +47,7 @@ class NeuralCodec:
         self._mixers = weights.mixers  # of the first frames of a group
         self.bfloat16 = bfloat16
         self._threads = torch.get_num_threads()
-        self._best = ThreadCount(self._threads if self.device.type == "cpu" else 1)
+        self._best = ThreadCount(self._threads)  # on another device, the search still runs on the CPU
         self._part = threading.local()  # of the threads, in each thread that calls: ``threads``
         # Two frames on two cores take little more than half the time of one after the other on both.
         self.calls_at_once = self._threads if self.device.type == "cpu" else 1
@@ -143,8 +143,8 @@ def load(
 ) -> NeuralCodec:
     """The codec with its shipped weights, or those of a file that training wrote.
 
-    ``device``: "auto", "cpu", "cuda" or another of PyTorch's. ``threads``: CPU threads, None for PyTorch's choice.
-    ``bfloat16``: arithmetic of the float networks, None for what is fast on the device. Raises
+    ``device``: "auto", "cpu", "cuda" or another of PyTorch's. ``threads``: CPU threads at most, None for as many as
+    PyTorch has. ``bfloat16``: arithmetic of the float networks, None for what is fast on the device. Raises
     :class:`RqlvcError` when the device or the weights are not there.
     """
     if device == "auto":
