@@ -100,6 +100,7 @@ def test_base_level_costs_what_is_asked_for_within_the_limits() -> None:
     for base in (20.0, 48.0, 56.0):  # at 56 the first term is held by the limit
         assert base_level(terms, cost(base), limits) == pytest.approx(base, abs=0.02)
     assert limits.clip(base_level(terms, 1.0, limits)) == 10
+    assert limits.clip(base_level([], 1.0, limits)) == limits.maximum  # of nothing that costs anything
     assert base_level(terms, 1e9, limits) - 8 > 50
 
 

@@ -4,7 +4,6 @@ The pattern of levels is that of the second pass, for a frame costs what the lev
 that stands out from its reference carries what they left out.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,20 +37,31 @@ class Term(NamedTuple):
 
 def total_bits(terms: Sequence[Term], base: float, limits: QualityRange) -> float:
     """Bits of all frames at the level ``base``, none of them at a level out of ``limits``."""
-    return sum(math.exp(min(term.at(limits.clip(base + term.offset)), MAXIMUM_LOG_BITS)) for term in terms)
+    return float(_totals(_table(terms), np.array([base]), limits)[0])
 
 
 def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> float:
     """The base level at which frames cost ``bits`` together, none of them at a level out of ``limits``."""
+    table = _table(terms)
     low, width = limits.minimum - LIFT, limits.maximum + BEYOND - limits.minimum + LIFT
-    log_rates, slopes, offsets = np.array(terms).T
     for _ in range(DIVISIONS):
         width /= PARTS
-        bases = low + width * np.arange(1, PARTS)
-        levels = np.clip(bases[:, None] + offsets, limits.minimum, limits.maximum)
-        totals = np.exp(np.minimum(log_rates + slopes * levels, MAXIMUM_LOG_BITS)).sum(axis=1)
+        totals = _totals(table, low + width * np.arange(1.0, PARTS), limits)
         low += width * np.count_nonzero(totals < bits)
     return float(low + width / 2)
+
+
+def _table(terms: Sequence[Term]) -> FloatArray:
+    """One row for each of the ``terms``, of which there may be none."""
+    return np.array(terms, dtype=np.float64).reshape(-1, len(Term._fields))
+
+
+def _totals(table: FloatArray, bases: FloatArray, limits: QualityRange) -> FloatArray:
+    """Bits of all frames at each of the levels ``bases``, none of them at a level out of ``limits``."""
+    log_rates, slopes, offsets = table.T
+    levels = np.clip(bases[:, None] + offsets, limits.minimum, limits.maximum)
+    totals: FloatArray = np.exp(np.minimum(log_rates + slopes * levels, MAXIMUM_LOG_BITS)).sum(axis=1)
+    return totals
 
 
 class Kind(NamedTuple):
