@@ -230,7 +230,9 @@ def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> C
     from torch.utils.flop_counter import FlopCounterMode
 
     from rqlvc.codec import neural
+    from rqlvc.rate.activity import activity_maps
     from rqlvc.rate.rqnet import load_rqnet
+    from rqlvc.rate.rqnet_loops import SCALARS
 
     codec, predictor = neural.load(device="cpu", threads=threads), load_rqnet()
     integer = getattr(torch.ops.onednn, "qconv2d_pointwise", None)  # not every build of PyTorch has it
@@ -245,7 +247,11 @@ def measure_costs(frames: list[Frame], threads: int | None, *, flops: bool) -> C
         encoder_state = decoder_state = reference = None
         for index, frame in enumerate(frames):
             before = read()
-            predictor.predict(frame, reference, None)  # what an encode at a bitrate does besides
+            # What an encode at a bitrate does besides; PyTorch counts the operations of its own network only.
+            if flops:
+                predictor.network(torch.from_numpy(activity_maps(frame, reference))[None], torch.zeros(1, SCALARS))
+            else:
+                predictor.predict(frame, reference, None)
             predictor_cost = {ELSEWHERE: float(read() - before)}
             meter.start()
             encoded = codec.encode(frame, QUALITY, encoder_state)

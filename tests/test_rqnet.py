@@ -20,10 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import CommandLine, make_clip, plugged_in
 from rqlvc.codec.registry import load_codec
+from rqlvc.codec.transforms import dct_matrix
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y
 from rqlvc.media.frame import Frame, Plane
-from rqlvc.rate.activity import EDGE, FLOOR, MAPS, PICTURE_MAPS, SQUARE, activity_maps, motion
+from rqlvc.rate.activity import BAND_LIMITS, FLOOR, MAPS, PICTURE_MAPS, activity_maps
+from rqlvc.rate.motion import EDGE, SQUARE, motion
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import (
     QUALITY_LEVELS,
@@ -33,6 +35,7 @@ from rqlvc.rate.rqnet import (
     load_rqnet,
     write_rqnet,
 )
+from rqlvc.rate.rqnet_loops import SCALARS, Layers, log_rates
 from rqlvc.training.collect import CHAINS_PER_SHARD, Collection, collect, read_samples
 from rqlvc.training.rqnet import CARD, CHECKPOINT, LOG, WEIGHTS, Dataset, Epoch, evaluate, split_by_source, train
 from small_streams import moving_frames
@@ -78,6 +81,30 @@ def test_maps_are_the_mean_magnitudes_of_the_cosine_bands() -> None:
     assert maps[0, 0, 0] == pytest.approx(luma.mean() / 25.5, rel=1e-4)
 
 
+def test_maps_are_what_a_plain_transform_gives() -> None:
+    """Of a picture and of its difference to another, block by block in double precision."""
+    frame, reference = picture(48, 32), picture(48, 32, 1)
+
+    def bands(plane: np.ndarray, size: int, row: int, column: int, limits: tuple[int, ...]) -> list[float]:
+        basis = dct_matrix(size).numpy()
+        block = plane[size * row : size * (row + 1), size * column : size * (column + 1)].astype(float)
+        magnitudes = abs(basis @ block @ basis.T)
+        frequency = np.add.outer(np.arange(size), np.arange(size))
+        edges = itertools.pairwise((-1, 0, *limits))
+        return [magnitudes[(frequency > low) & (frequency <= high)].mean() for low, high in edges]
+
+    maps = FLOOR * (np.exp(activity_maps(frame, reference).astype(float)) - 1)
+    pictures = (frame.y, frame.u, frame.v), (reference.y, reference.u, reference.v)
+    own, difference = pictures[0], [a.astype(int) - b for a, b in zip(*pictures, strict=True)]
+    for row, column in itertools.product(range(4), range(6)):
+        for planes, found in ((own, maps[row, column]), (difference, maps[row, column, PICTURE_MAPS:])):
+            luma = bands(planes[0], 8, row, column, BAND_LIMITS)
+            chroma = [bands(plane, 4, row, column, (6,))[1] for plane in planes[1:]]
+            first = 1 if planes is own else 0  # the map of mean luma is of another kind
+            assert found[first : PICTURE_MAPS - 1] == pytest.approx(luma[first:], rel=1e-3, abs=1e-3)
+            assert found[PICTURE_MAPS - 1] == pytest.approx(sum(chroma) / 2, rel=1e-3)
+
+
 def test_maps_of_a_frame_against_itself_show_no_difference() -> None:
     frame = picture(48, 32)
     assert np.array_equal(activity_maps(frame, frame), activity_maps(frame, None))
@@ -109,9 +136,8 @@ def test_motion_is_found_in_half_samples(x: int, y: int) -> None:
     for _ in range(4):  # smooth enough to be told from half a sample beside it
         fine = (fine + np.roll(fine, 1, 0) + np.roll(fine, 1, 1) + np.roll(fine, (1, 1), (0, 1))).astype(np.float32) / 4
     reference, frame = fine[64:320:2, 64:320:2], fine[64 + y : 320 + y : 2, 64 + x : 320 + x : 2]
-    planes = np.empty((4, 128 + 2 * EDGE, 128 + 2 * EDGE), np.float32)
-    planes[0] = np.pad(reference, EDGE, mode="edge")
-    vectors = motion(np.ascontiguousarray(frame), planes)
+    around = np.pad(reference.round().astype(np.uint8), EDGE, mode="edge")
+    vectors = motion(frame.round().astype(np.uint8), around)
     assert vectors.shape == (128 // SQUARE, 128 // SQUARE, 2)
     assert (vectors[2:-2, 2:-2] == (x, y)).all()
 
@@ -172,11 +198,36 @@ def test_untrained_curve_rises_strictly() -> None:
 
 def test_costs_under_a_hundredth_of_the_encoder() -> None:
     width, height = 416, 240
-    net = predictor()
     with FlopCounterMode(display=False) as counter:
-        net.predict(picture(width, height), picture(width, height, 1), result(width, height))
+        RQNet()(torch.zeros(1, height // 8, width // 8, MAPS), torch.zeros(1, SCALARS))
     kilo_macs = counter.get_total_flops() / 2 / (width * height) / 1000
     assert 0.01 < kilo_macs <= 0.01 * ENCODER_KILO_MACS
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 5),
+    scale=st.floats(0.1, 3),
+    known=st.booleans(),
+    intra=st.booleans(),
+)
+def test_compiled_loops_give_what_the_network_gives(
+    seed: int, rows: int, columns: int, scale: float, known: bool, intra: bool
+) -> None:
+    torch.manual_seed(seed)
+    network = RQNet()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * scale * torch.randn_like(parameter))
+        network.normalise(torch.rand(MAPS) * 5, torch.rand(MAPS) + 0.5)
+        maps = 10 * torch.rand(1, 2 * rows, 2 * columns, MAPS)
+        last = result(32, 32, quality=float(torch.rand(())) * 63) if known else None
+        scalars = torch.tensor([context_scalars(intra, last)])
+        expected = network(maps, scalars)[0].numpy()
+    layers = Layers.of({name: value.numpy() for name, value in network.state_dict().items()})
+    assert log_rates(layers, maps[0].numpy(), scalars[0].numpy()) == pytest.approx(expected, abs=1e-3, rel=1e-4)
 
 
 # Files
@@ -335,7 +386,7 @@ def test_training_lowers_the_error_and_writes_what_it_learnt(collection: Path, t
     learnt = load_rqnet(tmp_path / WEIGHTS)
     assert learnt.mismatch("toy", ToyCodec().identity) is None
     held_out = split_by_source(read_samples(collection), ["one.mkv", "three_0.mkv", "three_80.mkv", "two.mkv"])[1]
-    assert evaluate(learnt._network, Dataset.of(held_out)).mean() == pytest.approx(errors.mean(), rel=1e-4)
+    assert evaluate(learnt.network, Dataset.of(held_out)).mean() == pytest.approx(errors.mean(), rel=1e-4)
     card = (tmp_path / CARD).read_text()
     assert "70c0dec0" in card and f"{errors.all[0]:.1f}" in card
 
@@ -354,7 +405,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(collection: Path, tm
     with pytest.raises(RqlvcError, match="--resume"):
         train(collection, tmp_path / "broken", epochs=4)
     assert repr(train(collection, tmp_path / "broken", resume=True)) == repr(whole)  # repr: NaN equals NaN
-    a, b = (load_rqnet(tmp_path / name / WEIGHTS)._network.state_dict() for name in ("whole", "broken"))
+    a, b = (load_rqnet(tmp_path / name / WEIGHTS).network.state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     os.truncate(tmp_path / "broken" / CHECKPOINT, 100)
     with pytest.raises(RqlvcError, match="cannot be read"):

@@ -22,7 +22,12 @@ import torch
 _log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
-_SOURCES = (Path(__file__), *sorted((_PACKAGE / "codec").glob("*.py")), _PACKAGE / "rate" / "activity.py")
+_RATE = ("activity.py", "motion.py", "rqnet_loops.py")
+_SOURCES = (
+    *(Path(__file__), _PACKAGE / "lanes.py"),
+    *sorted((_PACKAGE / "codec").glob("*.py")),
+    *(_PACKAGE / "rate" / name for name in _RATE),
+)
 """Whatever loops are compiled from: they call each other, and hold constants of these modules as they are."""
 _numba: Any = numba.config
 

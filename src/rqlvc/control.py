@@ -222,7 +222,7 @@ def _predictor(
         on_warning(f"RQNet's weights {DEFAULT_WEIGHTS} are not there: {entry.name} does without predictions.")
         return None
     # Where the codec's networks run; a codec of other make may have no such attribute.
-    rqnet = load_rqnet(weights or DEFAULT_WEIGHTS, device=str(getattr(codec, "device", "cpu")))
+    rqnet = load_rqnet(weights or DEFAULT_WEIGHTS)
     mismatch = rqnet.mismatch(codec.name, codec.identity)
     if mismatch is not None:
         on_warning(mismatch)

@@ -13,9 +13,9 @@ levels 10, 27, 43 and 60, here as ln(bits per pixel) and never falling from one 
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -24,9 +24,21 @@ from torch import Tensor, nn
 
 from rqlvc.errors import RqlvcError
 from rqlvc.media.frame import Frame
-from rqlvc.rate.activity import BLOCK, MAPS, SQUARE, activity_maps
+from rqlvc.rate.activity import BLOCK, MAPS, activity_maps
 from rqlvc.rate.models import log_bits
+from rqlvc.rate.motion import SQUARE
 from rqlvc.rate.protocol import QUALITY_MAX, FrameResult, RatePoint
+from rqlvc.rate.rqnet_loops import (
+    BLOCK_LOG_RATE_RANGE,
+    COARSE,
+    FINE,
+    LOG_RATE_RANGE,
+    MINIMUM_STEP,
+    SCALARS,
+    STEP_SHARPNESS,
+    Layers,
+    log_rates,
+)
 
 QUALITY_LEVELS = (10.0, 27.0, 43.0, 60.0)
 """Where the curve is predicted: Table 4 of the paper."""
@@ -34,16 +46,6 @@ QUALITY_LEVELS = (10.0, 27.0, 43.0, 60.0)
 PADDING = SQUARE
 """Pictures are extended to multiples of this: two blocks, for the network's coarser scale."""
 
-SCALARS = 6
-_WIDTH = 32
-_COARSE_WIDTH = 48
-_STEP_SHARPNESS = 4.0
-_MINIMUM_STEP = 0.01
-"""ln R grows by at least this from level to level: a curve can always be inverted."""
-_LOG_RATE_RANGE = (-14.0, 5.0)
-"""Of bits per pixel: 0.08 bits per 100,000 pixels, and far beyond what 8-bit samples hold."""
-_BLOCK_LOG_RATE_RANGE = (-20.0, 5.0)
-"""The same of a single block."""
 _FIRST_LOG_RATES = (-4.0, -2.7, -1.5, -0.3)
 """A plausible curve to start training from: 0.02 to 0.7 bits per pixel."""
 _FIRST_OVERHEAD = 64.0
@@ -100,14 +102,14 @@ class RQNet(nn.Module):
         self.register_buffer("map_scale", torch.ones(MAPS))
         self.register_buffer("scalar_mean", torch.tensor([0.0, 0.0, 0.0, -3.0, QUALITY_MAX / 2, -7.0]))
         self.register_buffer("scalar_scale", torch.tensor([1.0, 1.0, 1.0, 2.0, QUALITY_MAX / 4, 2.0]))
-        self.stem = nn.Linear(MAPS, _WIDTH)
-        self.context = nn.Linear(SCALARS, _WIDTH)
-        self.down = nn.Linear(4 * _WIDTH, _COARSE_WIDTH)
-        self.coarse = _Separable(_COARSE_WIDTH)
-        self.up = nn.Linear(_COARSE_WIDTH, 4 * _WIDTH)
-        self.out = nn.Linear(_WIDTH, levels)
-        self.look = nn.Linear(_WIDTH + _COARSE_WIDTH + SCALARS, _COARSE_WIDTH)
-        self.correct = nn.Linear(_COARSE_WIDTH, levels)
+        self.stem = nn.Linear(MAPS, FINE)
+        self.context = nn.Linear(SCALARS, FINE)
+        self.down = nn.Linear(4 * FINE, COARSE)
+        self.coarse = _Separable(COARSE)
+        self.up = nn.Linear(COARSE, 4 * FINE)
+        self.out = nn.Linear(FINE, levels)
+        self.look = nn.Linear(FINE + COARSE + SCALARS, COARSE)
+        self.correct = nn.Linear(COARSE, levels)
         self.log_overhead = nn.Parameter(torch.tensor(math.log(_FIRST_OVERHEAD)))
         with torch.no_grad():
             self.out.bias.copy_(torch.tensor(_FIRST_LOG_RATES))
@@ -126,31 +128,31 @@ class RQNet(nn.Module):
         scalars = torch.cat([scalars[:, :3], centred[:, 3:] * scalars[:, 1:2]], dim=1)
         x = (maps - self.map_mean) / self.map_scale
         fine = F.relu(self.stem(x) + self.context(scalars)[:, None, None])
-        quads = fine.view(n, height // 2, 2, width // 2, 2, _WIDTH).transpose(2, 3)
-        coarse: Tensor = self.coarse(F.relu(self.down(quads.reshape(n, height // 2, width // 2, 4 * _WIDTH))))
+        quads = fine.view(n, height // 2, 2, width // 2, 2, FINE).transpose(2, 3)
+        coarse: Tensor = self.coarse(F.relu(self.down(quads.reshape(n, height // 2, width // 2, 4 * FINE))))
         both = F.relu(quads + self.up(coarse).view(quads.shape))
         blocks = self.out(both).flatten(1, 4)
         overview = torch.cat([fine.mean((1, 2)), coarse.mean((1, 2)), scalars], dim=1)
-        rates = blocks.clamp(*_BLOCK_LOG_RATE_RANGE).exp().mean(1).log() + self.correct(F.relu(self.look(overview)))
-        rates = _rising(rates.clamp(*_LOG_RATE_RANGE))
+        rates = blocks.clamp(*BLOCK_LOG_RATE_RANGE).exp().mean(1).log() + self.correct(F.relu(self.look(overview)))
+        rates = _rising(rates.clamp(*LOG_RATE_RANGE))
         return torch.logaddexp(rates, self.log_overhead - math.log(height * width * BLOCK * BLOCK))
 
 
 def _rising(rates: Tensor) -> Tensor:
     """The curve with every step made positive, by a softplus that leaves usual steps as they are. ``rates`` (N, 4)."""
-    steps = F.softplus(rates.diff(dim=1), beta=_STEP_SHARPNESS) + _MINIMUM_STEP
+    steps = F.softplus(rates.diff(dim=1), beta=STEP_SHARPNESS) + MINIMUM_STEP
     return torch.cat([rates[:, :1], rates[:, :1] + steps.cumsum(1)], dim=1)
 
 
 class RQNetPredictor:
-    """RQNet behind the predictor contract: pictures in, points of the rate-quality curve out."""
+    """RQNet behind the predictor contract: pictures in, points of the rate-quality curve out. It runs on the CPU."""
 
-    def __init__(self, network: RQNet, codec: str, identity: str, device: str = "cpu") -> None:
+    def __init__(self, network: RQNet, codec: str, identity: str) -> None:
         self.codec = codec
         self.identity = identity
         """Name of the codec whose bits it predicts, and identity of its weights."""
-        self._device = device
-        self._network = network.to(device).eval()
+        self.network = network.eval()
+        self._layers = Layers.of({name: value.numpy() for name, value in network.state_dict().items()})
 
     def mismatch(self, codec: str, identity: str) -> str | None:
         """A warning for use with this codec, None when it is the one that the network was trained for."""
@@ -161,7 +163,6 @@ class RQNetPredictor:
             f"{identity}: expect larger errors until 'rqlvc collect' and 'rqlvc train rqnet' have made one for it."
         )
 
-    @torch.inference_mode()
     def predict(self, frame: Frame, reference: Frame | None, last: FrameResult | None) -> tuple[RatePoint, ...]:
         """Bits that ``frame`` costs at the quality levels 10, 27, 43 and 60, rising.
 
@@ -169,9 +170,8 @@ class RQNetPredictor:
         before cost, of whatever type it was; None when there is none. Raises :class:`RqlvcError` when the reference has
         another size.
         """
-        maps = torch.from_numpy(activity_maps(frame, reference)).to(self._device)
-        scalars = torch.tensor([context_scalars(reference is None, last)], device=self._device)
-        rates: Sequence[float] = self._network(maps[None], scalars)[0].double().exp().tolist()
+        scalars = np.array(context_scalars(reference is None, last), np.float32)
+        rates = np.exp(log_rates(self._layers, activity_maps(frame, reference), scalars).astype(float)).tolist()
         pixels = padded_pixels(frame.width, frame.height)
         return tuple(RatePoint(q, rate * pixels) for q, rate in zip(QUALITY_LEVELS, rates, strict=True))
 
@@ -182,7 +182,7 @@ def write_rqnet(path: Path, network: RQNet, codec: str, identity: str) -> None:
     save_file(tensors, path, {"format": FORMAT, "codec": codec, "identity": identity})
 
 
-def load_rqnet(path: Path = DEFAULT_WEIGHTS, device: str = "cpu") -> RQNetPredictor:
+def load_rqnet(path: Path = DEFAULT_WEIGHTS) -> RQNetPredictor:
     """The predictor with its shipped weights, or those of a file that training wrote.
 
     Raises :class:`RqlvcError` when the file is missing, broken or of another format.
@@ -200,4 +200,4 @@ def load_rqnet(path: Path = DEFAULT_WEIGHTS, device: str = "cpu") -> RQNetPredic
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise RqlvcError(f"{path} does not fit this version's RQNet: train it anew.") from error
-    return RQNetPredictor(network, metadata.get("codec", ""), metadata.get("identity", ""), device)
+    return RQNetPredictor(network, metadata.get("codec", ""), metadata.get("identity", ""))
