@@ -227,7 +227,8 @@ def test_only_encodes_of_controllers_that_use_a_changed_source_are_made_again(tm
 
     assert changed("rate/rate_filter.py") == {"adaptive"}
     assert changed("rate/outlook.py") == {"adaptive", "two-pass"}
-    assert changed("rate/feedback.py") == {"constant", "adaptive", "rq-lvc", "rqnet-only"}
+    assert changed("rate/feedback.py") == {"adaptive"}
+    assert changed("rate/rqnet_loops.py") == {"constant", "adaptive", "rq-lvc", "rqnet-only"}
     assert changed("rate/initial.py") == set(digests()) - {"constant"}
 
 
@@ -460,12 +461,16 @@ def test_rqnets_errors_are_told_by_level_with_their_mean() -> None:
     predictions = {10.0: (110.0, 70.0), 27.0: (100.0, 150.0)}
     results = {
         experiment.job(clip, "constant", level): encode_of(
-            bits=[100, 100], predicted=[[(level, bits), (43.0, 999.0)] for bits in predicted]
+            type=["P", "P"], bits=[100, 100], predicted=[[(level, bits), (43.0, 999.0)] for bits in predicted]
         )
         for level, predicted in predictions.items()
     }
     assert tables_of(experiment, results).rqnet == {"clip": pytest.approx({"q 10": 20, "q 27": 25, "mean": 22.5})}
-    unknown = {job: encode_of(bits=[100, 100], predicted=[[], []]) for job in results}
+    # As adaptive hears it: the second frame's points follow from half of the first one's error in ln bits.
+    halves = {"q 10": (10 + 100 * abs(70 / 110**0.5 / 10 - 1)) / 2, "q 27": 25.0}
+    mended = {"clip": pytest.approx(halves | {"mean": (halves["q 10"] + 25) / 2})}
+    assert tables_of(experiment, results).mended_rqnet == mended
+    unknown = {job: encode_of(type=["P", "P"], bits=[100, 100], predicted=[[], []]) for job in results}
     assert tables_of(experiment, unknown).rqnet == {}
 
 

@@ -11,8 +11,8 @@ from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
 LEVELS = (10.0, 27.0, 43.0, 60.0)
 
 
-def frame(index: int, points: tuple[RatePoint, ...], bits: float, quality: float, cut: bool = False) -> FrameResult:
-    info = FrameInfo(index, index % 32 == 0, index % 32, 100_000, cut=cut, points=points)
+def frame(index: int, points: tuple[RatePoint, ...], bits: float, quality: float) -> FrameResult:
+    info = FrameInfo(index, index % 32 == 0, index % 32, 100_000, points=points)
     return FrameResult(info, quality, round(bits), 1e-3)
 
 
@@ -32,23 +32,21 @@ def test_a_lasting_factor_is_learnt_and_its_noise_is_not(
     lasting = LastingError()
     for index, (error, quality) in enumerate(zip(noise, qualities, strict=True)):
         points = tuple(RatePoint(level, curve(index, level)) for level in LEVELS)
-        intra = index % 32 == 0
-        points = points if intra else lasting.mended(points)
         lasting.observe(frame(index, points, curve(index, quality) * math.exp(log_factor + error), quality))
     assert abs(lasting.mean - log_factor) < 0.11
+    after = frame(39, points, 0, quality).info
+    for point, mended in zip(points, lasting.mended(after), strict=True):
+        assert abs(math.log(mended.bits / point.bits) - log_factor) < 0.11
 
 
-def test_an_exception_counts_for_little_and_another_scene_begins_anew() -> None:
+def test_an_exception_counts_for_little() -> None:
     lasting = LastingError()
     points = tuple(RatePoint(level, curve(0, level)) for level in LEVELS)
     for index in range(1, 20):
-        lasting.observe(frame(index, lasting.mended(points), curve(0, 43.0), 43.0))
+        lasting.observe(frame(index, points, curve(0, 43.0), 43.0))
     assert abs(lasting.mean) < 0.01
-    lasting.observe(frame(20, lasting.mended(points), 1000 * curve(0, 43.0), 43.0))
+    lasting.observe(frame(20, points, 1000 * curve(0, 43.0), 43.0))
     assert lasting.mean < 0.3 * LARGEST
-    lasting.observe(frame(21, lasting.mended(points), curve(0, 43.0), 43.0, cut=True))
-    assert lasting.mean <= 0
-    assert lasting.mended(points)[0].bits <= points[0].bits
 
 
 def test_frames_without_points_and_intra_frames_teach_nothing() -> None:
@@ -56,4 +54,12 @@ def test_frames_without_points_and_intra_frames_teach_nothing() -> None:
     points = tuple(RatePoint(level, curve(0, level)) for level in LEVELS)
     lasting.observe(frame(5, (), 12345.0, 30.0))
     lasting.observe(frame(32, points, 1e6, 30.0))
-    assert lasting.mended(points) == points
+    assert lasting.mended(frame(6, points, 0, 30.0).info) == points
+
+
+def test_intra_frames_are_left_as_predicted() -> None:
+    lasting = LastingError()
+    points = tuple(RatePoint(level, curve(0, level)) for level in LEVELS)
+    lasting.observe(frame(1, points, 2 * curve(0, 43.0), 43.0))
+    assert lasting.mended(frame(2, points, 0, 30.0).info) != points
+    assert lasting.mended(frame(32, points, 0, 30.0).info) == points

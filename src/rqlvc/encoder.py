@@ -31,7 +31,6 @@ from rqlvc.rate.buffer import (
     plan,
     steady_levels,
 )
-from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.hierarchy import FADING_VIEW, fading
 from rqlvc.rate.protocol import Controller, Decision, FrameInfo, FrameResult, QualityRange, RatePoint
 from rqlvc.scenecut import MINIMUM_DISTANCE, Novelties, novelty_of
@@ -65,14 +64,14 @@ class Encoder:
     of the video before the first one coded here.
     With ``keyint=None``, for low latency, only the first frame is intra, and nothing is saved for later frames; at a
     constant rate, frames are coded again where a second would take much more or less than the channel brings in it.
-    ``predictor`` gives the controller points of each frame's rate-quality curve, and what it gets wrong time and
-    again is put right. No frame breaks ``buffer``, and all packets together never take more than ``total_bits``: a
-    frame that would is coded again at a lower level, never below those of ``limits``, and is left out where not
-    even the lowest fits: a skipped frame, an empty packet that repeats the picture before it. With a buffer, the
-    time stamps of frames are those that the decoder will see, from 0 on, and ``policy`` says what the channel is to
-    the controller's target. With ``total_bits``, which needs ``frames_left``, the last frames are coded again until
-    they use what is left. With ``lands``, the last two are, to take what the controller wants of them. Where frames are
-    coded only to see what they cost, ``on_rehearsed`` hears after each how many are done, and of how many.
+    ``predictor`` gives the controller points of each frame's rate-quality curve. No frame breaks ``buffer``, and
+    all packets together never take more than ``total_bits``: a frame that would is coded again at a lower level,
+    never below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty
+    packet that repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder
+    will see, from 0 on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``,
+    which needs ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the
+    last two are, to take what the controller wants of them. Where frames are coded only to see what they cost,
+    ``on_rehearsed`` hears after each how many are done, and of how many.
     """
 
     def __init__(
@@ -117,7 +116,6 @@ class Encoder:
         """What the decoder will show for the frame coded last."""
         self.last: FrameResult | None = None
         """What the frame coded last cost."""
-        self._lasting_error = LastingError()
         self._novelties = Novelties()
         self._position = 0
         self._dropped = 0  # in succession
@@ -189,7 +187,6 @@ class Encoder:
         payload = b"" if skipped else coded.payload
         self.last = FrameResult(info, quality, 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
         self.controller.update(self._charged(self.last, 8 * len(payload), bucket))
-        self._lasting_error.observe(self.last)
 
         seconds = time.perf_counter() - started
         self.index += 1
@@ -314,7 +311,7 @@ class Encoder:
 
     def _rehearsed(self, controller: Controller, frames: Sequence[Frame], scene_ends: bool) -> tuple[FrameResult, ...]:
         """What the first of ``frames``, an intra frame, and those just after it cost if ``controller`` codes them.
-        Nothing of the session changes but what it knows of the predictor."""
+        Nothing of the session changes."""
         session = Encoder(self.codec, controller, keyint=self.keyint, predictor=self.predictor, index=self.index)
         results: list[FrameResult] = []
         count = min(1 + REHEARSED, len(frames))
@@ -323,7 +320,6 @@ class Encoder:
             assert session.last is not None
             results.append(session.last)
             self.on_rehearsed(len(results), count)
-        self._lasting_error = session._lasting_error
         return tuple(results)
 
     def _landing(self, frames_left: int | None, intra: bool, target_bits: float) -> tuple[float, float] | None:
@@ -365,8 +361,7 @@ class Encoder:
             return ()
         if isinstance(self.predictor, RealEncodes):
             return self.predictor.points(self.codec, frame, None if intra else self.state)
-        points = self.predictor.predict(frame, None if intra else self.reconstruction, self.last)
-        return tuple(points) if intra else self._lasting_error.mended(points)
+        return tuple(self.predictor.predict(frame, None if intra else self.reconstruction, self.last))
 
 
 class _Allowance(NamedTuple):

@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import rqlvc.codec
+import rqlvc.compiled
 import rqlvc.evaluation.anchors
 import rqlvc.first_pass
+import rqlvc.lanes
 import rqlvc.rate
 from rqlvc.rate.registry import CONTROLLERS, make_controller
 from rqlvc.rate.rqnet import DEFAULT_WEIGHTS
 
 _RATE = Path(rqlvc.rate.__path__[0])
-_PREDICTION = (_RATE / "rqnet.py", _RATE / "feedback.py")
-"""What makes the points that controllers hear, and puts them right."""
+_PREDICTION = (_RATE / "rqnet.py",)
+"""What makes the points that controllers hear."""
+_COMPILED = tuple(Path(inspect.getfile(module)) for module in (rqlvc.compiled, rqlvc.lanes))
+"""What the codec's loops are made with."""
 _LEVELS = _RATE / "constant.py"
 """What makes the hierarchy of levels."""
 _TWO_PASSES = (_RATE / "two_pass.py", Path(rqlvc.first_pass.__file__), _LEVELS)
@@ -25,7 +29,7 @@ _TWO_PASSES = (_RATE / "two_pass.py", Path(rqlvc.first_pass.__file__), _LEVELS)
 @functools.cache  # once, as all here: the sources may be edited while a long run uses the ones that it loaded
 def codec_digest() -> str:
     """Of the codec: an encoder may choose differently with the same weights."""
-    return _digest(Path(rqlvc.codec.__path__[0]).rglob("*.py"))
+    return _digest([*Path(rqlvc.codec.__path__[0]).rglob("*.py"), *_COMPILED])
 
 
 @functools.cache

@@ -77,9 +77,11 @@ def goals_of(tables: Tables, anchors: Mapping[str, Any] | None) -> list[Goal]:
     if PUBLISHED in overview and others:
         best = min(others, key=lambda name: others[name])
         goals.append(Goal(f"{PUBLISHED}: deviation (that of {best})", others[best], overview[PUBLISHED].average))
-    for level in [level for level in next(iter(tables.rqnet.values()), {}) if level != "mean"]:
-        mean = mean_of_all([row[level] for row in tables.rqnet.values()])
-        goals.append(_goal(f"RQNet: error at {level}", RQNET_LIMIT, mean, tables.rqnet, level))
+    heard = f"as {DEFAULT_CONTROLLER} hears it"
+    for who, rows in (("RQNet", tables.rqnet), (f"RQNet, {heard}", tables.mended_rqnet)):
+        for level in [level for level in next(iter(rows.values()), {}) if level != "mean"]:
+            mean = mean_of_all([row[level] for row in rows.values()])
+            goals.append(_goal(f"{who}: error at {level}", RQNET_LIMIT, mean, rows, level))
     rates = {} if anchors is None else comparison.rates_by_sequence(anchors)
     means = [] if anchors is None else comparison.mean_rates(anchors)
     for encoder, limit in ENCODER_LIMITS.items():

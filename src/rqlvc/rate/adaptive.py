@@ -19,6 +19,7 @@ import numpy as np
 from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
 from rqlvc.rate.constant import Hierarchical
 from rqlvc.rate.estimation import PredictedCurve
+from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.hierarchy import (
     cut_short,
     group_length,
@@ -130,6 +131,7 @@ class Adaptive:
         self.budget = budget
         self.limits = limits
         self._filter = RateFilter(initial_model(False, pixels), initial_model(True, pixels))
+        self._lasting_error = LastingError()
         self._inter, self._intra = Usual(), Usual()
         self._base: float | None = None
         self._free = False  # whether the base may go all the way
@@ -144,6 +146,7 @@ class Adaptive:
             self._learn(info.rehearsal)
         elif info.cut:
             state.expect_new_content()
+            self._lasting_error = LastingError()
             self._inter.seen = self._intra.seen = 0
             self._free = True
         state.step(0.0 if info.tried or info.index in self._rehearsed else self._change(info))
@@ -155,7 +158,7 @@ class Adaptive:
         if info.tried:
             state.observe_coded(context, info.tried.quality, log_bits(info.tried.bits))
         elif info.index not in self._rehearsed:
-            curve = PredictedCurve.through(info.points)
+            curve = PredictedCurve.through(self._lasting_error.mended(info))
         unread = state.mean, state.covariance
         base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
         for _ in range(READINGS):
@@ -192,6 +195,7 @@ class Adaptive:
     def _learn(self, rehearsal: tuple[FrameResult, ...]) -> None:
         """From frames that were coded to see what they cost."""
         self._intra.seen = self._inter.seen = 0
+        self._lasting_error = LastingError()
         before = self._last_quality
         for result in rehearsal:
             self._filter.step(self._change(result.info))
@@ -204,9 +208,10 @@ class Adaptive:
         """Learn what frames cost from one."""
         context = Context.of(result.info, self._last_quality)
         log_rate = log_bits(result.bits)
-        curve = PredictedCurve.through(result.info.points)
+        curve = PredictedCurve.through(self._lasting_error.mended(result.info))
         if curve:
             self._filter.judge_predicted(context, result.quality, log_rate - curve(result.quality))
+        self._lasting_error.observe(result)
         usual = self._intra if result.info.intra else self._inter
         base = result.quality if self._base is None else self._base
         seen = self._rehearsed.get(result.info.index)

@@ -43,6 +43,7 @@ from rqlvc.media.properties import VideoProperties
 from rqlvc.media.reader import file_digest
 from rqlvc.rate.models import FITS, ExponentialModel, LinearModel, LogarithmicModel, r_squared
 from rqlvc.rate.protocol import RatePoint
+from rqlvc.rate.registry import DEFAULT_CONTROLLER
 
 COLOURS = 10
 """And shapes: as many as page.css and page.js have."""
@@ -437,7 +438,13 @@ def _tables(experiment: Experiment, results: Results, tables: Tables) -> list[st
         lines.append(folded("R² of the rate-quality models", "models", list(FITS), tables.fits, "{:.3f}"))
     if tables.rqnet:
         heads = [*map(level_name, experiment.levels), "mean"]
-        lines.append(folded("RQNet's error at the coded level in percent", "rqnet", heads, tables.rqnet, "{:.1f}"))
+        lines += [
+            folded("RQNet's error at the coded level in percent", "rqnet", heads, tables.rqnet, "{:.1f}"),
+            folded(
+                f"The same as {DEFAULT_CONTROLLER} hears it, which puts right what lasts",
+                *("mended-rqnet", heads, tables.mended_rqnet, "{:.1f}"),
+            ),
+        ]
     encodes: list[list[Cell]] = [
         [
             job.clip.name,
