@@ -16,7 +16,6 @@ import numpy as np
 
 from rqlvc.codec.protocol import EncodedFrame
 from rqlvc.media.frame import Frame
-from rqlvc.rate.feedback import LastingError
 from rqlvc.rate.hierarchy import LOOKAHEAD
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, Controller, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import make_controller
@@ -237,7 +236,6 @@ def run(
     """Drive ``controller`` over ``simulation``; ``rates`` maps a frame index to a new bitrate from there on."""
     rows = []
     last_quality: float | None = None
-    lasting = LastingError()
     for index in range(simulation.frames):
         if rates and index in rates:
             controller.set_rates(rates[index], simulation.framerate)
@@ -255,8 +253,7 @@ def run(
             novelties=simulation.novelties(index) if isinstance(simulation, Recorded) else (),
         )
         if points == "predicted":
-            predicted = simulation.predicted(index, last_quality)
-            info = replace(info, points=tuple(predicted) if intra else lasting.mended(predicted))
+            info = replace(info, points=tuple(simulation.predicted(index, last_quality)))
         elif points == "encoded":
             info = replace(info, points=simulation.encoded(index, last_quality))
         start = time.perf_counter()
@@ -271,7 +268,6 @@ def run(
         before = time.perf_counter()
         controller.update(result)
         after = time.perf_counter()
-        lasting.observe(result)
         target = math.nan if decision.target_bits is None else decision.target_bits
         rows.append((quality, bits, target, intra, decided - start, after - before))
         last_quality = quality

@@ -99,6 +99,17 @@ class Remaining(NamedTuple):
     """Intra frames likewise."""
 
 
+class Ahead(NamedTuple):
+    """What a decision depends on but for what the frame in hand costs."""
+
+    due: Due
+    offset: float
+    """Levels from the base to that frame."""
+    after: Remaining
+    change: float
+    """Times as much as before that inter frames are expected to cost."""
+
+
 @dataclass(slots=True)
 class Usual:
     """Mean bits of frames, each brought to the base level of its time, the mean of these, and of their novelties."""
@@ -151,22 +162,21 @@ class Adaptive:
             self._free = True
         state.step(0.0 if info.tried or info.index in self._rehearsed else self._change(info))
         self.budget.replan()
-        due = self.budget.due(info)
-        context = Context.of(info, self._last_quality)
-        offset = level_offset(info, self.budget.pattern.inter)
+        ahead = self._ahead(info)
+        context, offset = Context.of(info, self._last_quality), ahead.offset
         curve = None  # predicted points were read before a trial
         if info.tried:
             state.observe_coded(context, info.tried.quality, log_bits(info.tried.bits))
         elif info.index not in self._rehearsed:
             curve = PredictedCurve.through(self._lasting_error.mended(info))
         unread = state.mean, state.covariance
-        base = self._next_base(info, context, due, CENTRE if self._base is None else self._base)
+        base = self._next_base(info, context, ahead, CENTRE if self._base is None else self._base)
         for _ in range(READINGS):
             quality = self.limits.clip(base + offset)
             if curve:
                 state.mean, state.covariance = unread
                 state.observe_predicted(context, quality, curve(quality), curve.slope(quality))
-            base = self._next_base(info, context, due, base)
+            base = self._next_base(info, context, ahead, base)
         quality = self.limits.clip(base + offset)
         self._base, self._free = base, False
         model = self._model(info, context)
@@ -232,14 +242,18 @@ class Adaptive:
         self.budget.set_rates(bitrate, framerate)
         self._free = self._free or abs(math.log(self.budget.frame_bits / before)) > RATE_CHANGE
 
-    def _next_base(self, info: FrameInfo, context: Context, due: Due, near: float) -> float:
+    def _ahead(self, info: FrameInfo) -> Ahead:
+        """What there is to decide on, whatever this frame is expected to cost."""
+        due, weights = self.budget.due(info), self.budget.pattern.inter
+        change = self._change_ahead(info, due.frames - 1)
+        return Ahead(due, level_offset(info, weights), remaining(info, due.frames, weights), change)
+
+    def _next_base(self, info: FrameInfo, context: Context, ahead: Ahead, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
         thought to be ``near`` some level."""
-        model = self._model(info, context)
-        here = Term(-model.beta / model.alpha, 1 / model.alpha, level_offset(info, self.budget.pattern.inter))
-        after = remaining(info, due.frames, self.budget.pattern.inter)
-        later = self._later(after, context, Usual(model.bits(near), near), self._change_ahead(info, due.frames - 1))
-        terms = [here, *later]
+        model, due = self._model(info, context), ahead.due
+        here = Term(-model.beta / model.alpha, 1 / model.alpha, ahead.offset)
+        terms = [here, *self._later(ahead, context, Usual(model.bits(near), near))]
         # However deep the debt. At the end of a group of pictures all that is left may cost far less than the mean.
         least = FLOOR_SHARE * min(due.frames * self.budget.frame_bits, total_bits(terms, near, self.limits))
         wanted = base_level(terms, max(due.bits, least), self.limits)
@@ -290,15 +304,14 @@ class Adaptive:
         change *= BEYOND + (1 - BEYOND) * len(view) / frames
         return self._cost_change(1 + change)
 
-    def _later(self, after: Remaining, context: Context, here: Usual, change: float) -> Iterator[Term]:
-        """The frames ``after`` that in hand, which would cost what is ``here``. Each kind costs what it usually does,
-        inter frames ``change`` times that, or, as long as none has been seen, what the plan has it cost beside the
-        other."""
+    def _later(self, ahead: Ahead, context: Context, here: Usual) -> Iterator[Term]:
+        """The frames after that in hand, which would cost what is ``here``. Each kind costs what it usually does, inter
+        frames with the change ahead, or, as long as none has been seen, what the plan has it cost beside the other."""
         ratio = self.budget.pattern.intra * ratio_change(here.base)
-        for intra, kinds in ((False, after.inter), (True, after.intra)):
+        for intra, kinds in ((False, ahead.after.inter), (True, ahead.after.intra)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
-                usual, scale = (own, 1.0 if intra else change) if own.seen else (here, 1.0)
+                usual, scale = (own, 1.0 if intra else ahead.change) if own.seen else (here, 1.0)
             else:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
             slope = self._filter.steady_slope(intra)
@@ -321,13 +334,15 @@ def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remai
     own = _counts(weights, last_use(info))
     here = min(frames, len(own) - 1 - info.position)
     groups, rest = divmod(frames - here, group)
-    inter = _kinds(own[info.position + here] - own[info.position + 1], lower_as_a_whole(info))
+    left, lower = own[info.position + here] - own[info.position + 1], lower_as_a_whole(info)
     # Whether the last group ends with the video, as will be in view from its beginning.
     if rest and frames == info.frames_left and len(info.novelties) > rest:
-        lower = cut_short(rest, group)
-        inter += _kinds(groups * every[group]) + _kinds(_counts(weights, rest)[rest], lower)
-        return Remaining(inter, ((groups, 0.0), (1, lower)))
-    return Remaining(inter + _kinds(groups * every[group] + every[rest]), ((groups + (rest > 0), 0.0),))
+        shorter = cut_short(rest, group)
+        inter = _kinds(left, lower) + _kinds(groups * every[group]) + _kinds(_counts(weights, rest)[rest], shorter)
+        return Remaining(inter, ((groups, 0.0), (1, shorter)))
+    others = groups * every[group] + every[rest]
+    inter = _kinds(left + others) if own is every and not lower else _kinds(left, lower) + _kinds(others)
+    return Remaining(inter, ((groups + (rest > 0), 0.0),))
 
 
 def _kinds(counts: FloatArray, lower: float = 0.0) -> tuple[tuple[float, float], ...]:

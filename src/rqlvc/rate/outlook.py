@@ -4,7 +4,8 @@ The pattern of levels is that of the second pass, for a frame costs what the lev
 that stands out from its reference carries what they left out.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.protocol import QualityRange
 
-PARTS, DIVISIONS = 128, 2
-"""The range of the base is divided into so many parts, and the one that it is in again: to less than a step of 1/64."""
+NEAR, STEPS = 1 / 512, 40
+"""Base levels are sought until a step is shorter than this, or for so many steps; usually it takes five."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down: so far
 are the lowest frames below it."""
@@ -35,33 +36,42 @@ class Term(NamedTuple):
         return self.log_rate + self.slope * level
 
 
-def total_bits(terms: Sequence[Term], base: float, limits: QualityRange) -> float:
+def total_bits(terms: Iterable[Term], base: float, limits: QualityRange) -> float:
     """Bits of all frames at the level ``base``, none of them at a level out of ``limits``."""
-    return float(_totals(_table(terms), np.array([base]), limits)[0])
+    return _cost(terms, base, limits)[0]
 
 
 def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> float:
     """The base level at which frames cost ``bits`` together, none of them at a level out of ``limits``."""
-    table = _table(terms)
-    low, width = limits.minimum - LIFT, limits.maximum + BEYOND - limits.minimum + LIFT
-    for _ in range(DIVISIONS):
-        width /= PARTS
-        totals = _totals(table, low + width * np.arange(1.0, PARTS), limits)
-        low += width * np.count_nonzero(totals < bits)
-    return float(low + width / 2)
+    low, high = limits.minimum - LIFT, limits.maximum + BEYOND
+    base = (low + high) / 2
+    for _ in range(STEPS):
+        total, rise = _cost(terms, base, limits)
+        low, high = (base, high) if total < bits else (low, base)
+        # Newton's step for ln(bits), which is nearly a line over the base.
+        found = base + total / rise * math.log(bits / total) if rise and bits > 0 else low
+        if not low < found < high:
+            found = (low + high) / 2
+        near, base = abs(found - base) < NEAR, found
+        if near:
+            break
+    return base
 
 
-def _table(terms: Sequence[Term]) -> FloatArray:
-    """One row for each of the ``terms``, of which there may be none."""
-    return np.array(terms, dtype=np.float64).reshape(-1, len(Term._fields))
-
-
-def _totals(table: FloatArray, bases: FloatArray, limits: QualityRange) -> FloatArray:
-    """Bits of all frames at each of the levels ``bases``, none of them at a level out of ``limits``."""
-    log_rates, slopes, offsets = table.T
-    levels = np.clip(bases[:, None] + offsets, limits.minimum, limits.maximum)
-    totals: FloatArray = np.exp(np.minimum(log_rates + slopes * levels, MAXIMUM_LOG_BITS)).sum(axis=1)
-    return totals
+def _cost(terms: Iterable[Term], base: float, limits: QualityRange) -> tuple[float, float]:
+    """Bits of all frames at the level ``base``, and by how many they rise with it. In plain numbers: there are a dozen
+    terms at most, of which NumPy would make more work than there is."""
+    low, high = limits.minimum, limits.maximum
+    total = rise = 0.0
+    for log_rate, slope, offset in terms:
+        level = base + offset
+        outside = low if level <= low else high if level >= high else None
+        log_bits = log_rate + slope * (level if outside is None else outside)
+        bits = math.exp(log_bits if log_bits < MAXIMUM_LOG_BITS else MAXIMUM_LOG_BITS)
+        total += bits
+        if outside is None:
+            rise += slope * bits
+    return total, rise
 
 
 class Kind(NamedTuple):
