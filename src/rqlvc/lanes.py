@@ -25,7 +25,9 @@ class Place:
 
     def __init__(self, context: Any, builder: Any, kind: Any, array: Any, *indices: Any) -> None:
         """In ``array``, of Numba's type ``kind``, at ``indices``, the first element unless given; nothing checks that
-        this is inside. The last axis has its elements side by side."""
+        this is inside. Raises :class:`TypeError` unless the array is contiguous."""
+        if kind.layout != "C":
+            raise TypeError("lanes are read from and written to contiguous arrays only")
         view = context.make_array(kind)(context, builder, array)
         strides = [builder.extract_value(view.strides, axis) for axis in range(kind.ndim)]
         start = builder.bitcast(view.data, _BYTE.as_pointer())

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from numba import types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from rqlvc.codec.planes import Planes
 from rqlvc.compiled import loop, over_rows
+from rqlvc.lanes import Lanes, Place, total
 
 PEL = 4  # sub-pixel positions per luma sample
 BLOCK = 8
@@ -54,6 +57,16 @@ def _window(block: int) -> npt.NDArray[np.float32]:
     return share.reshape(block, -1).mean(axis=1).astype(np.float32)
 
 
+_SOURCES = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])
+"""The blocks whose vectors predict one, rows and columns away: itself, above, below, left, right."""
+
+
+def _shares(block: int) -> npt.NDArray[np.float32]:
+    """The share of each of these at each sample, (5, block, block); what is left is for the block's own vector."""
+    above = np.tile(_window(block)[:, None], block)
+    return np.stack([np.zeros_like(above), above, above[::-1], above.T, above.T[:, ::-1]])
+
+
 def _filters(taps: tuple[tuple[int, ...], ...], length: int) -> Tensor:
     """Interpolation of ``length`` samples from them and those around, a matrix for each phase."""
     matrix = torch.zeros(len(taps), length + len(taps[0]) - 1, length)
@@ -63,14 +76,41 @@ def _filters(taps: tuple[tuple[int, ...], ...], length: int) -> Tensor:
     return matrix
 
 
+def _filtered(length: int, block: int) -> Any:
+    """Makes an intrinsic: ``filtered(samples, line, column, across, down, result)`` puts into ``result`` (block, block)
+    what lies between ``samples`` from there on, through filters of ``length`` taps. All are float32."""
+
+    def filtered(typing: Any, samples: Any, line: Any, column: Any, across: Any, down: Any, result: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def place(index: int, *indices: Any) -> Place:
+                return Place(context, builder, signature.args[index], arguments[index], *indices)
+
+            def taps(index: int) -> list[Lanes]:
+                row = place(index)
+                return [Lanes.repeated(builder, builder.load(row.at(0, k)), block) for k in range(length)]
+
+            there, moved, first, second = place(0, *arguments[1:3]), place(5), taps(3), taps(4)
+            wide = [
+                total([tap * Lanes.read(builder, there.at(i, k), block) for k, tap in enumerate(first)])
+                for i in range(block + length - 1)
+            ]
+            for i in range(block):
+                total([tap * wide[i + k] for k, tap in enumerate(second)]).write(moved.at(i))
+            return context.get_dummy_value()
+
+        return types.void(samples, types.intp, types.intp, across, down, result), generate
+
+    return intrinsic(filtered)
+
+
 def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]:
     """The compiled loop that predicts blocks of ``block`` samples, through filters of ``taps``."""
     phases, length = len(taps), len(taps[0])
     weights = np.array(taps, np.float32) / 64
     reach = block + length - 1
     margin = MARGIN * block // BLOCK
-    window = _window(block)
-    overlap = int(np.count_nonzero(window))
+    shares = _shares(block)
+    filtered = _filtered(length, block)
 
     @loop
     def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, adjoint: bool, moved: Any) -> None:
@@ -81,6 +121,7 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
         channels = padded.shape[2]
         wide = np.empty((reach, block), np.float32)
         own = np.empty((channels, block, block), np.float32)  # what the block's own vector predicts
+        other = np.empty((block, block), np.float32)  # what a neighbour's does
         sources = 5 if overlapped else 1  # its own vector, and its neighbours'
         for line in range(begin, end):
             n, row = line // h, line % h
@@ -90,22 +131,12 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
                     own[:] = moved[n, :, row * block : (row + 1) * block, column * block : (column + 1) * block]
                 for turn in range(sources):
                     source = (turn + 1) % sources if adjoint else turn  # its own first; or last, for what is left
-                    side = source - 1  # above, below, left, right
-                    near, upright = side % 2 == 0, side < 2
-                    i = j = 0
-                    if source:
-                        i, j = (-1 if near else 1, 0) if upright else (0, -1 if near else 1)
-                    i, j = row + i, column + j
+                    i, j = row + _SOURCES[source, 0], column + _SOURCES[source, 1]
                     if i < 0 or j < 0 or i >= h or j >= w:
                         continue
                     x, y, picture = motion[n, i, j]
                     if source and x == first[0] and y == first[1] and picture == first[2]:
                         continue
-                    top, bottom, left, right = 0, block, 0, block  # what it predicts of the block
-                    if source and upright:
-                        top, bottom = (0, overlap) if near else (block - overlap, block)
-                    elif source:
-                        left, right = (0, overlap) if near else (block - overlap, block)
                     x = min(max(x, -(MARGIN + column * BLOCK) * PEL), ((w - 1 - column) * BLOCK + MARGIN) * PEL)
                     y = min(max(y, -(MARGIN + row * BLOCK) * PEL), ((h - 1 - row) * BLOCK + MARGIN) * PEL)
                     across, down = weights[x % phases], weights[y % phases]
@@ -114,37 +145,25 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
                         samples = padded[picture, n, c]
                         target = moved[n, c, row * block : (row + 1) * block, column * block : (column + 1) * block]
                         if adjoint:
-                            wide[top : bottom + length - 1, left:right] = 0.0
-                        else:
-                            for i in range(top, bottom + length - 1):
-                                for j in range(left, right):
-                                    value = np.float32(0.0)
-                                    for k in range(length):
-                                        value += across[k] * samples[y + i, x + j + k]
-                                    wide[i, j] = value
-                        for i in range(top, bottom):
-                            for j in range(left, right):
-                                place = i if upright else j
-                                share = window[place if near else block - 1 - place] if source else np.float32(1.0)
-                                if adjoint:
-                                    value = share * target[i, j] if source else own[c, i, j]
+                            wide[:] = 0.0
+                            for i in range(block):
+                                for j in range(block):
+                                    value = shares[source, i, j] * target[i, j] if source else own[c, i, j]
                                     own[c, i, j] -= value
                                     for k in range(length):
                                         wide[i + k, j] += down[k] * value
-                                    continue
-                                value = np.float32(0.0)
-                                for k in range(length):
-                                    value += down[k] * wide[i + k, j]
-                                if source:
-                                    target[i, j] += share * (value - own[c, i, j])
-                                else:
-                                    own[c, i, j] = value
-                                    target[i, j] = value
-                        if adjoint:
-                            for i in range(top, bottom + length - 1):
-                                for j in range(left, right):
+                            for i in range(reach):
+                                for j in range(block):
                                     for k in range(length):
                                         samples[y + i, x + j + k] += across[k] * wide[i, j]
+                        elif source:
+                            filtered(samples, y, x, across, down, other)
+                            for i in range(block):
+                                for j in range(block):
+                                    target[i, j] += shares[source, i, j] * (other[i, j] - own[c, i, j])
+                        else:
+                            filtered(samples, y, x, across, down, own[c])
+                            target[:] = own[c]
 
     return move
 
@@ -209,7 +228,8 @@ def extend(pictures: Sequence[Planes]) -> Extended:
         _, reach, block = filters.matrices.shape
         edge = MARGIN * block // BLOCK + (reach - block) // 2
         sides = [edge, edge + 1, edge, edge + 1]
-        return torch.stack([F.pad(plane.float(), sides, mode="replicate") for plane in planes])
+        # With the samples of a row side by side, which loops count on.
+        return torch.stack([F.pad(plane.float(), sides, mode="replicate") for plane in planes]).contiguous()
 
     luma = stacked([picture.luma for picture in pictures], _LUMA)
     return Extended(luma, stacked([picture.chroma for picture in pictures], _CHROMA))
