@@ -225,6 +225,9 @@ def extend(plane: Plane, edge: int, result: Plane) -> None:
     height, width = plane.shape
     for i in range(result.shape[0]):
         source, row = plane[min(max(i - edge, 0), height - 1)], result[i]
-        row[:edge] = source[0]
-        row[edge : edge + width] = source
-        row[edge + width :] = source[width - 1]
+        for j in range(edge):
+            row[j] = source[0]
+        for j in range(width):
+            row[edge + j] = source[j]
+        for j in range(edge + width, row.shape[0]):
+            row[j] = source[width - 1]

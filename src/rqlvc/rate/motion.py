@@ -262,27 +262,26 @@ def _spread(luma: Plane, reference: Plane, vectors: Vectors) -> None:
     """Give squares the vectors of their neighbours, or zero, where these do as well as their own (h, w, 2)."""
     rows, columns = vectors.shape[:2]
     tried = np.zeros((len(_AROUND) + 2, 2), np.int32)  # zero, its own, the neighbours'
+    shared = np.zeros(len(tried), np.bool_)  # whether a neighbour has it
     for row in range(rows):
         for column in range(columns):
             tried[1] = vectors[row, column]
+            shared[:2] = False
             count = 2
             for k in range(len(_AROUND)):
                 i, j = row + _AROUND[k, 0], column + _AROUND[k, 1]
                 if 0 <= i < rows and 0 <= j < columns:
-                    tried[count] = vectors[i, j]
-                    count += 1
+                    x, y = vectors[i, j]
+                    at = 0
+                    while at < count and (tried[at, 0] != x or tried[at, 1] != y):
+                        at += 1
+                    tried[at, 0], tried[at, 1], shared[at] = x, y, True
+                    count = max(count, at + 1)
             lowest = np.iinfo(np.int32).max
+            i, j = SQUARE * row, SQUARE * column
             for k in range(count):
                 x, y = tried[k]
-                known = False  # several squares often have one vector
-                for n in range(k):
-                    known |= tried[n, 0] == x and tried[n, 1] == y
-                if not known or k == 1:
-                    alone = True
-                    for n in range(2, count):
-                        alone &= tried[n, 0] != x or tried[n, 1] != y
-                    i, j = SQUARE * row, SQUARE * column
-                    cost = _difference(luma, i, j, reference, i + EDGE + y, j + EDGE + x) + (OWN_PRICE if alone else 0)
-                    if cost < lowest:
-                        lowest = cost
-                        vectors[row, column, 0], vectors[row, column, 1] = x, y
+                cost = _difference(luma, i, j, reference, i + EDGE + y, j + EDGE + x) + (0 if shared[k] else OWN_PRICE)
+                if cost < lowest:
+                    lowest = cost
+                    vectors[row, column, 0], vectors[row, column, 1] = x, y
