@@ -103,6 +103,11 @@ def _filtered(length: int, block: int) -> Any:
     return intrinsic(filtered)
 
 
+# Numba keeps nothing of loops whose closure holds an intrinsic: they are compiled anew in each process.
+_filtered_luma = _filtered(len(_LUMA_TAPS[0]), BLOCK)
+_filtered_chroma = _filtered(len(_CHROMA_TAPS[0]), BLOCK // 2)
+
+
 def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]:
     """The compiled loop that predicts blocks of ``block`` samples, through filters of ``taps``."""
     phases, length = len(taps), len(taps[0])
@@ -110,7 +115,7 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
     reach = block + length - 1
     margin = MARGIN * block // BLOCK
     shares = _shares(block)
-    filtered = _filtered(length, block)
+    of_luma = block == BLOCK
 
     @loop
     def move(begin: int, end: int, padded: Any, motion: Any, overlapped: bool, adjoint: bool, moved: Any) -> None:
@@ -156,14 +161,18 @@ def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]
                                 for j in range(block):
                                     for k in range(length):
                                         samples[y + i, x + j + k] += across[k] * wide[i, j]
-                        elif source:
-                            filtered(samples, y, x, across, down, other)
-                            for i in range(block):
-                                for j in range(block):
-                                    target[i, j] += shares[source, i, j] * (other[i, j] - own[c, i, j])
+                            continue
+                        found = other if source else own[c]
+                        if of_luma:
+                            _filtered_luma(samples, y, x, across, down, found)
                         else:
-                            filtered(samples, y, x, across, down, own[c])
-                            target[:] = own[c]
+                            _filtered_chroma(samples, y, x, across, down, found)
+                        if not source:
+                            target[:] = found
+                            continue
+                        for i in range(block):
+                            for j in range(block):
+                                target[i, j] += shares[source, i, j] * (found[i, j] - own[c, i, j])
 
     return move
 
