@@ -32,3 +32,27 @@ def test_a_loop_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: Pa
     assert "/ 16) / 2)" in source
     transform.write_text(source.replace("/ 16) / 2)", "/ 16))"))  # of the transform that they call
     assert mean_of_threes() == "12"
+
+
+MOVED = """
+import torch
+from rqlvc.codec.interpolation import compensate, extend
+from rqlvc.codec.planes import Planes
+from rqlvc.media.frame import Frame
+from rqlvc.rate.rqnet import load_rqnet
+pictures = extend([Planes(torch.rand(1, 1, 32, 32), torch.rand(1, 2, 16, 16))])
+compensate(pictures, torch.zeros(1, 3, 4, 4), True)
+planes = [torch.zeros(side, side, dtype=torch.uint8).numpy() for side in (32, 16, 16)]
+load_rqnet().predict(Frame(*planes), Frame(*planes), None)
+"""
+
+
+def test_another_process_compiles_nothing_again(tmp_path: Path) -> None:
+    """Loops that compute with lanes are found on disk as others are."""
+
+    def kept() -> set[Path]:
+        subprocess.run([sys.executable, "-c", MOVED], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, check=True)
+        return {path for path in tmp_path.rglob("*") if path.is_file()}
+
+    first = kept()
+    assert first and kept() == first
