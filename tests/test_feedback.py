@@ -1,12 +1,15 @@
 """What a predictor gets wrong time and again is put right by what frames cost."""
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rqlvc.rate.adaptive import Adaptive
+from rqlvc.rate.allocation import BitBudget
 from rqlvc.rate.feedback import LARGEST, LastingError
-from rqlvc.rate.protocol import FrameInfo, FrameResult, RatePoint
+from rqlvc.rate.protocol import FrameInfo, FrameResult, QualityRange, RatePoint
 
 LEVELS = (10.0, 27.0, 43.0, 60.0)
 
@@ -63,3 +66,14 @@ def test_intra_frames_are_left_as_predicted() -> None:
     lasting.observe(frame(1, points, 2 * curve(0, 43.0), 43.0))
     assert lasting.mended(frame(2, points, 0, 30.0).info) != points
     assert lasting.mended(frame(32, points, 0, 30.0).info) == points
+
+
+def test_another_scene_begins_anew() -> None:
+    controller = Adaptive(BitBudget(1e6, 25.0), 100_000, QualityRange(0.0, 63.0))
+    points = tuple(RatePoint(level, curve(0, level)) for level in LEVELS)
+    for index in range(20):
+        quality = controller.decide(frame(index, points, 0, 0.0).info).quality
+        controller.update(frame(index, points, 2 * curve(0, quality), quality))
+    assert abs(controller._lasting_error.mean - math.log(2)) < 0.1
+    controller.decide(replace(frame(20, points, 0, 0.0).info, cut=True))
+    assert controller._lasting_error.mean == 0
