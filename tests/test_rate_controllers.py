@@ -266,25 +266,32 @@ def test_what_remains_is_the_sum_of_its_frames(
         position, position == 0, position, 1000, frames_to_intra=to_intra, frames_left=left, novelties=view
     )
     found = remaining(info, frames, pattern.inter)
-    count, total = (sum(each) for each in zip(*((n, n * offset) for n, offset in found.inter), (0, 0), strict=True))
+    sums = [(n, n * offset, n * rise) for n, offset, rise in found.inter]
+    count, total, rises = (sum(each) for each in zip(*sums, (0, 0, 0), strict=True))
     if group is None:
         assert count == pytest.approx(frames - 1)
-        assert total == pytest.approx((frames - 1) * np.mean(level_offsets(pattern.inter, None)[1:]))
+        round_trip = level_offsets(pattern.inter, None)[1:]
+        assert total == pytest.approx((frames - 1) * np.mean(round_trip))
+        assert rises == pytest.approx((frames - 1) * np.mean(np.diff(round_trip, prepend=round_trip[-1]).clip(0)))
         assert not found.intra
         return
     places = [place % group for place in range(position + 1, position + frames)]
     offsets = level_offsets(pattern.inter, group)
     inter = [offsets[place] for place in places if place]
+    above = [max(offsets[place] - offsets[place - 1], 0.0) for place in places if place]
     intra = [0.0] * places.count(0)
     if left and places[-1] < group - 1:
         lower = cut_short(places[-1] + 1, group)
-        end = [lower + offset for offset in level_offsets(pattern.inter, places[-1] + 1)[1:]]
+        last = level_offsets(pattern.inter, places[-1] + 1)
+        end = [lower + offset for offset in last[1:]]
         intra[-1], inter[len(inter) - len(end) :] = lower, end
+        above[len(above) - len(end) :] = np.diff(last).clip(0)
     shares = [YOUNG if place <= len(weights) else 1.0 for place in places if place]
-    assert sorted(offset for count, offset in found.intra for _ in range(int(count))) == sorted(intra)
+    assert sorted(alike.offset for alike in found.intra for _ in range(int(alike.frames))) == sorted(intra)
     assert count == pytest.approx(sum(shares))
     assert total == pytest.approx(np.dot(shares, inter), abs=1e-9)
-    assert all(min(abs(offset - mean) for _, mean in found.inter) <= KIND for offset in inter)
+    assert rises == pytest.approx(np.dot(shares, above), abs=1e-9)
+    assert all(min(abs(offset - alike.offset) for alike in found.inter) <= KIND for offset in inter)
 
 
 def test_static_content_ends_in_one_piece() -> None:

@@ -73,15 +73,18 @@ KIND = 2.0
 
 @lru_cache(maxsize=64)
 def _counts(weights: tuple[float, ...], group: int | None) -> FloatArray:
-    """Inter frames before each position of a group of pictures and their offsets, (positions + 1, kinds, 2): how many,
-    and the sum; ``YOUNG`` ones, of which a group without end has none worth counting, count as the part of a frame that
-    they take. Frames are of one kind whose offsets differ by less than ``KIND``."""
+    """Inter frames before each position of a group of pictures, (positions + 1, kinds, 3): how many, the sum of their
+    offsets, and that of the levels by which they are above the frame before them; ``YOUNG`` ones, of which a group
+    without end has none worth counting, count as the part of a frame that they take. Frames are of one kind whose
+    offsets differ by less than ``KIND``."""
     offsets = np.array(level_offsets(weights, group))
     kinds = np.round(offsets / KIND).astype(int)
-    counts = np.zeros((len(offsets) + 1, kinds.max() - kinds.min() + 1, 2))
+    counts = np.zeros((len(offsets) + 1, kinds.max() - kinds.min() + 1, 3))
     for position in range(1, len(offsets)):
         share = 1.0 if group is None else _share(position, weights)
-        counts[position + 1, kinds[position] - kinds.min()] = share, share * offsets[position]
+        before = offsets[position - 1] if position > 1 or group else offsets[-1]
+        rise = max(offsets[position] - before, 0.0)
+        counts[position + 1, kinds[position] - kinds.min()] = share, share * offsets[position], share * rise
     return counts.cumsum(axis=0)
 
 
@@ -90,13 +93,21 @@ def _share(position: int, weights: tuple[float, ...]) -> float:
     return YOUNG if 0 < position <= len(weights) else 1.0
 
 
+class Alike(NamedTuple):
+    """Frames that are much the same to the plan."""
+
+    frames: float
+    offset: float
+    """Levels from the base, on average."""
+    rise: float = 0.0
+    """Levels above the frame before, on average; 0 for each that is below it."""
+
+
 class Remaining(NamedTuple):
     """What is coded within the window after the frame in hand."""
 
-    inter: tuple[tuple[float, float], ...]
-    """Inter frames of each kind: how many, and how many levels from the base on average."""
-    intra: tuple[tuple[float, float], ...]
-    """Intra frames likewise."""
+    inter: tuple[Alike, ...]
+    intra: tuple[Alike, ...]
 
 
 class Ahead(NamedTuple):
@@ -179,7 +190,7 @@ class Adaptive:
             base = self._next_base(info, context, ahead, base)
         quality = self.limits.clip(base + offset)
         self._base, self._free = base, False
-        model = self._model(info, context)
+        model = self._model(info, context, quality)
         tentative = not (info.intra or info.cut or info.tried) and self._inter.seen < UNKNOWN
         return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative, self._rehearsal(info, base))
 
@@ -251,7 +262,7 @@ class Adaptive:
     def _next_base(self, info: FrameInfo, context: Context, ahead: Ahead, near: float) -> float:
         """The base after some way towards the level at which all frames of the window cost what is due, which is
         thought to be ``near`` some level."""
-        model, due = self._model(info, context), ahead.due
+        model, due = self._model(info, context, self.limits.clip(near + ahead.offset)), ahead.due
         here = Term(-model.beta / model.alpha, 1 / model.alpha, ahead.offset)
         terms = [here, *self._later(ahead, context, Usual(model.bits(near), near))]
         # However deep the debt. At the end of a group of pictures all that is left may cost far less than the mean.
@@ -268,15 +279,16 @@ class Adaptive:
         behind = min(max(self._base - wanted, -SLACK), SLACK)
         return wanted + (1 - min(rate, 1.0)) * behind
 
-    def _model(self, info: FrameInfo, context: Context) -> LogarithmicModel:
-        """Of the frame in hand: as the filter has it, but through what a trial or the rehearsal has shown."""
-        model = self._filter.model(context)
+    def _model(self, info: FrameInfo, context: Context, quality: float) -> LogarithmicModel:
+        """Of the frame in hand near ``quality``: as the filter has it, but through what a trial or the rehearsal has
+        shown."""
+        model = self._filter.model(context, quality)
         if info.tried:
             return model.through(info.tried)
         seen = self._rehearsed.get(info.index)
         if seen is None:
             return model
-        expected = log_bits(self._filter.model(seen.context).bits(seen.quality))
+        expected = log_bits(self._filter.model(seen.context, seen.quality).bits(seen.quality))
         return replace(model, beta=model.beta - model.alpha * (seen.log_rate - expected))
 
     def _memory(self, info: FrameInfo) -> int:
@@ -315,9 +327,10 @@ class Adaptive:
             else:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
             slope = self._filter.steady_slope(intra)
-            for count, offset in kinds:
-                if count:
-                    yield Term(log_bits(count * scale * usual.bits) - slope * usual.base, slope, offset)
+            for frames, offset, rise in kinds:
+                if frames:
+                    log_rate = log_bits(frames * scale * usual.bits) + self._filter.dependence * rise
+                    yield Term(log_rate - slope * usual.base, slope, offset)
 
 
 def _own_novelty(info: FrameInfo) -> float:
@@ -339,12 +352,13 @@ def remaining(info: FrameInfo, frames: int, weights: tuple[float, ...]) -> Remai
     if rest and frames == info.frames_left and len(info.novelties) > rest:
         shorter = cut_short(rest, group)
         inter = _kinds(left, lower) + _kinds(groups * every[group]) + _kinds(_counts(weights, rest)[rest], shorter)
-        return Remaining(inter, ((groups, 0.0), (1, shorter)))
+        return Remaining(inter, (Alike(groups, 0.0), Alike(1, shorter)))
     others = groups * every[group] + every[rest]
     inter = _kinds(left + others) if own is every and not lower else _kinds(left, lower) + _kinds(others)
-    return Remaining(inter, ((groups + (rest > 0), 0.0),))
+    return Remaining(inter, (Alike(groups + (rest > 0), 0.0),))
 
 
-def _kinds(counts: FloatArray, lower: float = 0.0) -> tuple[tuple[float, float], ...]:
-    """Of frames by kind, (kinds, 2): how many of each that there are, and their mean offset, with ``lower`` added."""
-    return tuple((count, total / count + lower) for count, total in counts.tolist() if count)
+def _kinds(counts: FloatArray, lower: float = 0.0) -> tuple[Alike, ...]:
+    """Of frames by kind, (kinds, 3): how many of each that there are, their mean offset, with ``lower`` added, and mean
+    rise."""
+    return tuple(Alike(count, total / count + lower, rises / count) for count, total, rises in counts.tolist() if count)

@@ -17,8 +17,8 @@ from rqlvc.rate.initial import INTER, INTRA
 from rqlvc.rate.models import MAXIMUM_LOG_BITS, FloatArray, log_bits
 from rqlvc.rate.protocol import QualityRange
 
-NEAR, STEPS = 1 / 512, 40
-"""Base levels are sought until a step is shorter than this, or for so many steps; usually it takes five."""
+NEAR, STEPS = 1 / 512, 20
+"""Base levels are sought until a step is shorter than this, or for so many steps; usually it takes three."""
 BEYOND = 20.0
 """Levels that the base may be above the highest, where only the offsets of the pattern still pull levels down: so far
 are the lowest frames below it."""
@@ -47,14 +47,12 @@ def base_level(terms: Sequence[Term], bits: float, limits: QualityRange) -> floa
     base = (low + high) / 2
     for _ in range(STEPS):
         total, rise = _cost(terms, base, limits)
-        low, high = (base, high) if total < bits else (low, base)
         # Newton's step for ln(bits), which is nearly a line over the base.
-        found = base + total / rise * math.log(bits / total) if rise and bits > 0 else low
-        if not low < found < high:
-            found = (low + high) / 2
-        near, base = abs(found - base) < NEAR, found
-        if near:
-            break
+        step = total / rise * math.log(bits / total) if rise and bits > 0 else math.inf
+        if abs(step) < NEAR:
+            return base + step
+        low, high = (base, high) if total < bits else (low, base)
+        base = base + step if low < base + step < high else (low + high) / 2
     return base
 
 

@@ -2,9 +2,9 @@
 
 The state, in ln bits (q is the quality level less 31.5, q' that of the reference):
 
-    inter           ln R = level + slope * q + dependence * (q - q')        (+ first offset after an intra frame)
+    inter           ln R = level + slope * q + dependence * max(q - q', 0)  (+ first offset after an intra frame)
     intra           ln R = intra level + intra slope * q
-    predicted       ln R = the same + bias (intra), or + lean * (q - q') (inter)
+    predicted       ln R = the same + bias (intra), or + lean * max(q - q', 0) (inter)
 
 What inter frames cost follows the motion and what intra frames cost does not: they have no state in common, though what
 the first intra frame costs tells of both. From frame to frame the state walks at random; a Kalman filter follows it.
@@ -29,19 +29,20 @@ CENTRE = QUALITY_MAX / 2
 # Standard deviations in ln bits (slopes: per quality level) of the state before the first frame, and of its steps from
 # frame to frame; chosen, one after the other, on what the frames of real sequences cost and on what RQNet expected of
 # them in encodes of ``rqlvc evaluate paper``.
-LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.25
+LEVEL_PRIOR, LEVEL_WALK = 2.5, 0.35
 SLOPE_PRIOR, SLOPE_WALK = 0.03, 0.001
 BIAS_PRIOR, BIAS_WALK = 0.1, 0.005
 """Of what a predictor misjudges intra frames by; of inter frames :mod:`rqlvc.rate.feedback` sees to it."""
-DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.018, 0.006, 0.0004
-"""A frame that must be better than its reference pays for what the reference lacks."""
+DEPENDENCE_MEAN, DEPENDENCE_PRIOR, DEPENDENCE_WALK = 0.036, 0.01, 0.001
+"""A frame that must be better than its reference pays for what the reference lacks; one that may be worse saves little,
+for there was little to code."""
 INTRA_PRIOR, INTRA_WALK = 2.5, 0.03
 """Of the level of intra frames."""
 RATIO_PRIOR = 0.9
 """Of the difference of both levels before anything is known of either, for the ratio of intra to inter bits runs from 3
 to 97 (:data:`rqlvc.rate.initial.INTRA_RATIO`): where the first intra frame costs twice as much as usual, inter frames
 are likely to."""
-LEAN_PRIOR, LEAN_WALK = 0.01, 0.0005
+LEAN_MEAN, LEAN_PRIOR, LEAN_WALK = -0.02, 0.03, 0.001
 """Of what a predictor misjudges for each level that a frame is above its reference."""
 FIRST_MEAN, FIRST_PRIOR, FIRST_WALK = -0.35, 0.3, 0.01
 """Of the offset of the first inter frame of a group of pictures."""
@@ -84,7 +85,7 @@ class Context:
         row[_INTRA_LEVEL if self.intra else _LEVEL] = 1.0
         row[_SLOPE + self.intra] = quality - CENTRE
         if not self.intra:
-            row[_DEPENDENCE] = quality - self.reference_quality
+            row[_DEPENDENCE] = max(quality - self.reference_quality, 0.0)
             row[_FIRST_OFFSET] = self.first
         return row
 
@@ -92,14 +93,14 @@ class Context:
         """Predicted ln R = row @ state."""
         row = self.row(quality)
         row[_BIAS] = self.intra
-        row[_LEAN] = 0.0 if self.intra else quality - self.reference_quality
+        row[_LEAN] = row[_DEPENDENCE]
         return row
 
-    def slope_row(self) -> FloatArray:
+    def slope_row(self, quality: float) -> FloatArray:
         """d ln R / dQ = row @ state."""
         row = np.zeros(_STATES)
         row[_SLOPE + self.intra] = 1.0
-        row[_DEPENDENCE] = not self.intra
+        row[_DEPENDENCE] = not self.intra and quality > self.reference_quality
         return row
 
 
@@ -109,7 +110,7 @@ class RateFilter:
     def __init__(self, inter: LogarithmicModel, intra: LogarithmicModel) -> None:
         level, intra_level = ((CENTRE - model.beta) / model.alpha for model in (inter, intra))
         slopes = 1 / inter.alpha, 1 / intra.alpha
-        self.mean = np.array([level, *slopes, 0.0, DEPENDENCE_MEAN, intra_level, FIRST_MEAN, 0.0])
+        self.mean = np.array([level, *slopes, 0.0, DEPENDENCE_MEAN, intra_level, FIRST_MEAN, LEAN_MEAN])
         self.covariance = _diagonal(
             LEVEL_PRIOR, SLOPE_PRIOR, BIAS_PRIOR, DEPENDENCE_PRIOR, INTRA_PRIOR, FIRST_PRIOR, LEAN_PRIOR
         )
@@ -120,6 +121,11 @@ class RateFilter:
         self._predicted_variance = [PREDICTED_NOISE**2, INTRA_PREDICTED_NOISE**2]  # of inter and intra frames
         self._seen = [CENTRE, CENTRE]  # levels of the last inter and intra frame
         self._reset = _diagonal(LEVEL_RESET, 0.0, 0.0, 0.0, INTRA_RESET, 0.0, 0.0)
+
+    @property
+    def dependence(self) -> float:
+        """ln bits for each level that an inter frame is above its reference."""
+        return float(self.mean[_DEPENDENCE])
 
     def steady_slope(self, intra: bool) -> float:
         """d ln R / dQ of a long run of frames, whose references change with them."""
@@ -163,8 +169,8 @@ class RateFilter:
 
     def observe_predicted(self, context: Context, quality: float, log_rate: float, slope: float) -> None:
         """Correct the state by a predicted rate at ``quality`` and the slope of the prediction there."""
-        row = context.slope_row()
-        row[_LEAN] = not context.intra
+        row = context.slope_row(quality)
+        row[_LEAN] = row[_DEPENDENCE]
         self._correct(row, *self._innovation(row, slope, PREDICTED_SLOPE_NOISE))
         row = context.predicted_row(quality)
         noise = math.sqrt(self._predicted_variance[context.intra])
@@ -182,12 +188,12 @@ class RateFilter:
         learnt = before + rate * (min(unexpected, SURPRISE**2 * before) - before)
         self._predicted_variance[context.intra] = max(learnt, PREDICTED_NOISE_FLOOR**2)
 
-    def model(self, context: Context) -> LogarithmicModel:
-        """The line of a frame as Q = alpha * ln R + beta, with a slope that a codec can have."""
-        slope = float(context.slope_row() @ self.mean)
+    def model(self, context: Context, quality: float) -> LogarithmicModel:
+        """The line of a frame near ``quality`` as Q = alpha * ln R + beta, with a slope that a codec can have."""
+        slope = float(context.slope_row(quality) @ self.mean)
         possible = possible_slope(slope)
         # A state with a slope that no codec has is good only near the levels that were seen.
-        pivot = CENTRE if possible == slope else self._seen[context.intra]
+        pivot = quality if possible == slope else self._seen[context.intra]
         alpha = 1 / possible
         return LogarithmicModel(alpha, pivot - alpha * float(context.row(pivot) @ self.mean))
 
