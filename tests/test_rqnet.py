@@ -129,13 +129,13 @@ def smooth_scene(side: int) -> Plane:
     return np.kron(spots, np.ones((8, 8))).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("x", "y"), [(6, 0), (-11, 4), (13, -7), (1, 1)])
-def test_motion_is_found_in_half_samples(x: int, y: int) -> None:
+@pytest.mark.parametrize(("x", "y"), [(12, 0), (-23, 8), (25, -14), (1, 3)])
+def test_motion_is_found_in_quarter_samples(x: int, y: int) -> None:
     """A picture taken from between the reference's samples has one vector everywhere but at the border."""
-    fine = np.kron(np.random.default_rng(5).uniform(0, 255, (40, 40)), np.ones((16, 16)))
-    for _ in range(4):  # smooth enough to be told from half a sample beside it
+    fine = np.kron(np.random.default_rng(5).uniform(0, 255, (48, 48)), np.ones((16, 16)))
+    for _ in range(60):  # smooth enough to be told from a quarter of a sample beside it
         fine = (fine + np.roll(fine, 1, 0) + np.roll(fine, 1, 1) + np.roll(fine, (1, 1), (0, 1))).astype(np.float32) / 4
-    reference, frame = fine[64:320:2, 64:320:2], fine[64 + y : 320 + y : 2, 64 + x : 320 + x : 2]
+    reference, frame = fine[128:640:4, 128:640:4], fine[128 + y : 640 + y : 4, 128 + x : 640 + x : 4]
     around = np.pad(reference.round().astype(np.uint8), EDGE, mode="edge")
     vectors = motion(frame.round().astype(np.uint8), around)
     assert vectors.shape == (128 // SQUARE, 128 // SQUARE, 2)

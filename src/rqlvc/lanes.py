@@ -89,6 +89,10 @@ class Lanes:
 
     __rmul__ = __mul__
 
+    def __rshift__(self, bits: int) -> "Lanes":
+        """Of integers, rounded down."""
+        return Lanes(self._builder, self._builder.ashr(self._value, self._constant(bits)._value))
+
     def __abs__(self) -> "Lanes":
         negative = self * np.float32(-1) if self._kind == FLOAT else self._constant(0) - self
         return self.where("<", negative, negative)

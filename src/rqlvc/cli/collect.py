@@ -17,7 +17,7 @@ def collect(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the collection; about 9 kB a sample.")],
     codec: Annotated[str, typer.Option(metavar="NAME", help="A codec that 'rqlvc codecs' lists.")] = "rqlvc",
     model: Model = None,
-    samples: Annotated[int, typer.Option(min=1, help="Frames to sample; each is coded five times.")] = 6000,
+    samples: Annotated[int, typer.Option(min=1, help="Frames to sample; each is coded five times.")] = 16000,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time, if not done before.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a collection that was stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all choices.")] = 0,

@@ -99,7 +99,7 @@ def train_rqnet(
     data: Annotated[Path, typer.Option(help="Folder that 'rqlvc collect' made.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log, weights, card.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the run's folder.")] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the samples; a resumed run keeps its own.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the samples; a resumed run keeps its own.")] = 26,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and batches.")] = 0,
     threads: Threads = None,
 ) -> None:

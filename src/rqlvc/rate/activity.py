@@ -16,7 +16,19 @@ from rqlvc.compiled import announce, loop, transform_of_eight
 from rqlvc.errors import RqlvcError
 from rqlvc.lanes import FLOAT, SHORT, Lanes, Place, total, transposed
 from rqlvc.media.frame import Frame, Plane
-from rqlvc.rate.motion import EDGE, SQUARE, Vectors, between, motion, unlikeness
+from rqlvc.rate.motion import (
+    CHROMA_PARTS,
+    EDGE,
+    PARTS,
+    SQUARE,
+    TAPS,
+    UNIT,
+    Vectors,
+    across_rows,
+    down_rows,
+    motion,
+    unlikeness,
+)
 
 Samples = npt.NDArray[np.float32]
 
@@ -35,14 +47,13 @@ LUMA_UNIT = 25.5
 """The map of mean luma is in these units, so that all maps span about 0 to 10."""
 
 _HALF = BLOCK // 2  # samples of chroma on each side of a block
-_PARTS, _CHROMA_PARTS = 2, 4  # of a sample: vectors are in halves of luma's, which are quarters of chroma's
 _BAND_OF = np.searchsorted((0, *BAND_LIMITS), np.arange(2 * BLOCK - 1))
 _BAND = _BAND_OF[np.add.outer(np.arange(BLOCK), np.arange(BLOCK))]
 _MEAN_OF_BAND = (1 / np.bincount(_BAND.reshape(-1))).astype(np.float32)
 _COS4, _SIN4 = (np.float32(np.sqrt(0.5) * f(np.pi / 8)) for f in (np.cos, np.sin))
 
 
-_DARK = tuple(np.zeros((side, side), np.uint8) for side in (SQUARE + 1, BLOCK + 1, BLOCK + 1))
+_DARK = tuple(np.zeros((side, side), np.uint8) for side in (SQUARE, BLOCK, BLOCK))
 """What a square is compared to where its own activity is asked for: luma and chroma of nothing."""
 
 
@@ -74,15 +85,15 @@ def activity_maps(frame: Frame, reference: Frame | None) -> Samples:
     return maps
 
 
-def _luma(between: bool) -> Any:
+def _luma(filtered: bool) -> Any:
     """Makes an intrinsic: mean magnitudes of the mean and the bands, a tuple of six, of an 8x8 block of ``plane`` less
-    that of ``before`` at (``line``, ``left``) or, if ``between``, ``down`` and ``right`` halves of a sample away."""
+    that of ``before`` at (``line``, ``left``) or, with ``filtered``, through the filters ``down`` and ``across``."""
 
     def measured(
-        typing: Any, plane: Any, row: Any, column: Any, before: Any, line: Any, left: Any, down: Any, right: Any
+        typing: Any, plane: Any, row: Any, column: Any, before: Any, line: Any, left: Any, down: Any, across: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            rest = _rest(context, builder, signature, arguments, _PARTS if between else 1)
+            rest = _rest(context, builder, signature, arguments, filtered)
             coefficients = transform_of_eight(*transposed(transform_of_eight(*rest)))
             bands: list[list[Lanes]] = [[] for _ in range(BANDS + 1)]
             for i in range(BLOCK):
@@ -91,20 +102,20 @@ def _luma(between: bool) -> Any:
                     bands[band].append(magnitude * np.where(_BAND[i] == band, _MEAN_OF_BAND[band], 0))
             return context.make_tuple(builder, signature.return_type, [total(band).total() for band in bands])
 
-        return _signature(plane, before, BANDS + 1), generate
+        return _signature(plane, before, down, across, BANDS + 1), generate
 
     return intrinsic(measured)
 
 
-def _chroma(between: bool) -> Any:
-    """Likewise, of the 4x4 blocks of an 8x8 square of chroma, in quarters of a sample: the mean of each, column after
-    column, and what the rest of each is on average, a tuple of eight."""
+def _chroma(filtered: bool) -> Any:
+    """Likewise, of the 4x4 blocks of an 8x8 square of chroma: the mean of each, column after column, and what the rest
+    of each is on average, a tuple of eight."""
 
     def measured(
-        typing: Any, plane: Any, row: Any, column: Any, before: Any, line: Any, left: Any, down: Any, right: Any
+        typing: Any, plane: Any, row: Any, column: Any, before: Any, line: Any, left: Any, down: Any, across: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            rest = _rest(context, builder, signature, arguments, _CHROMA_PARTS if between else 1)
+            rest = _rest(context, builder, signature, arguments, filtered)
             columns = transposed([*_transform_of_four(*rest[:_HALF]), *_transform_of_four(*rest[_HALF:])])
             sides = [[abs(line) for line in _transform_of_four(*columns[k : k + _HALF])] for k in (0, _HALF)]
             means = sides[0][0].shuffled(sides[1][0], [0, _HALF, BLOCK, BLOCK + _HALF])
@@ -116,31 +127,28 @@ def _chroma(between: bool) -> Any:
             found = [lanes.lane(k) for lanes in (means, rests) for k in range(_HALF)]
             return context.make_tuple(builder, signature.return_type, found)
 
-        return _signature(plane, before, 2 * _HALF), generate
+        return _signature(plane, before, down, across, 2 * _HALF), generate
 
     return intrinsic(measured)
 
 
-def _signature(plane: Any, before: Any, numbers: int) -> Any:
-    inside = (types.intp, types.intp)
+def _signature(plane: Any, before: Any, down: Any, across: Any, numbers: int) -> Any:
     results: Any = types.UniTuple(types.float32, numbers)  # type: ignore[no-untyped-call]
-    return results(plane, *inside, before, *inside, types.int16, types.int16)
+    return results(plane, types.intp, types.intp, before, types.intp, types.intp, down, across)
 
 
-def _rest(context: Any, builder: Any, signature: Any, arguments: Any, parts: int) -> list[Lanes]:
+def _rest(context: Any, builder: Any, signature: Any, arguments: Any, filtered: bool) -> list[Lanes]:
     """The rows of a block less what is somewhere in another picture: writes the instructions."""
-    here = Place(context, builder, signature.args[0], *arguments[0:3])
-    there = Place(context, builder, signature.args[3], *arguments[3:6])
-    down, right = (Lanes.repeated(builder, one, BLOCK) for one in arguments[6:8])
-    lines = []
-    for i in range(BLOCK):
-        line = Lanes.of_bytes(builder, here.at(i), BLOCK, SHORT)
-        if parts == 1:
-            lines.append((line - Lanes.of_bytes(builder, there.at(i), BLOCK, SHORT)).converted(FLOAT))
-        else:
-            scaled = line * (parts * parts) - between(builder, there, i, BLOCK, down, right, parts)
-            lines.append(scaled.converted(FLOAT) * np.float32(1 / (parts * parts)))
-    return lines
+    here, there = (Place(context, builder, signature.args[k], *arguments[k : k + 3]) for k in (0, 3))
+    rows = [Lanes.of_bytes(builder, here.at(i), BLOCK, SHORT) for i in range(BLOCK)]
+    if not filtered:
+        others = (Lanes.of_bytes(builder, there.at(i), BLOCK, SHORT) for i in range(BLOCK))
+        return [(row - other).converted(FLOAT) for row, other in zip(rows, others, strict=True)]
+    place = Place(context, builder, signature.args[6], arguments[6])
+    taps = [Lanes.repeated(builder, builder.load(place.at(0, k)), BLOCK) for k in range(4)]
+    moved = down_rows(across_rows(context, builder, signature, arguments, BLOCK), taps, -1, range(BLOCK))
+    rests = (row * UNIT - other for row, other in zip(rows, moved, strict=True))
+    return [rest.converted(FLOAT) * np.float32(1 / UNIT) for rest in rests]
 
 
 def _transform_of_four(a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> tuple[Lanes, ...]:
@@ -166,7 +174,7 @@ def measure(
     colours: int,
     maps: Samples,
 ) -> None:
-    """Mean magnitudes in what a picture has more than another moved by ``vectors`` (h, w, 2; half luma samples), as
+    """Mean magnitudes in what a picture has more than another moved by ``vectors`` (h, w, 2; quarter luma samples), as
     magnitude / FLOOR + 1, into the first of ``maps`` (2 h, 2 w, ...): of the mean and the bands of luma, with
     ``colours`` = 2 of the mean of chroma, and of the rest of it.
 
@@ -177,27 +185,32 @@ def measure(
     for row in range(vectors.shape[0]):
         for column in range(vectors.shape[1]):
             x, y = vectors[row, column]
-            right, down = np.int16(x % _PARTS), np.int16(y % _PARTS)
+            between = x % PARTS != 0 or y % PARTS != 0
+            down, across = TAPS[CHROMA_PARTS // PARTS * (y % PARTS)], TAPS[CHROMA_PARTS // PARTS * (x % PARTS)]
             for k in range(4):
                 i, j = k // 2, k % 2
                 top, left = BLOCK * i, BLOCK * j
-                line, place = apart * row + edge + (y >> 1) + top, apart * column + edge + (x >> 1) + left
                 here = SQUARE * row + top, SQUARE * column + left
-                if right or down:
-                    found = _luma_between(luma, *here, before, line, place, down, right)
+                line, place = apart * row + edge + y // PARTS + top, apart * column + edge + x // PARTS + left
+                if between:
+                    found = _luma_between(luma, *here, before, line, place, down, across)
                 else:
-                    found = _luma_at(luma, *here, before, line, place, down, right)
+                    found = _luma_at(luma, *here, before, line, place, down, across)
                 for n in range(BANDS + 1):
                     maps[2 * row + i, 2 * column + j, n] = found[n] * unit + 1
-            right, down = np.int16(x % _CHROMA_PARTS), np.int16(y % _CHROMA_PARTS)
-            line, place = (apart * row + edge) // 2 + (y >> 2), (apart * column + edge) // 2 + (x >> 2)
+            between = x % CHROMA_PARTS != 0 or y % CHROMA_PARTS != 0
+            down, across = TAPS[y % CHROMA_PARTS], TAPS[x % CHROMA_PARTS]
             here = BLOCK * row, BLOCK * column
-            if right or down:
-                of_u = _chroma_between(u, *here, u_before, line, place, down, right)
-                of_v = _chroma_between(v, *here, v_before, line, place, down, right)
+            line, place = (
+                (apart * row + edge) // 2 + y // CHROMA_PARTS,
+                (apart * column + edge) // 2 + x // CHROMA_PARTS,
+            )
+            if between:
+                of_u = _chroma_between(u, *here, u_before, line, place, down, across)
+                of_v = _chroma_between(v, *here, v_before, line, place, down, across)
             else:
-                of_u = _chroma_at(u, *here, u_before, line, place, down, right)
-                of_v = _chroma_at(v, *here, v_before, line, place, down, right)
+                of_u = _chroma_at(u, *here, u_before, line, place, down, across)
+                of_v = _chroma_at(v, *here, v_before, line, place, down, across)
             for k in range(4):
                 block = maps[2 * row + k % 2, 2 * column + k // 2]
                 if colours == 2:

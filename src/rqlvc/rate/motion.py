@@ -1,10 +1,13 @@
 """How the blocks of a picture move: a sketch of the codec's search, for RQNet.
 
-A full search at quarter resolution, then whole luma samples, then halves. Blocks are compared by the sum of their
-differences; all of it is in integers, and the comparisons are written as instructions for sixteen samples at once
+A full search at quarter resolution, then whole luma samples, halves and quarters. Blocks are compared by the sum of
+their differences; all of it is in integers, and the comparisons are written as instructions for sixteen samples at once
 (:mod:`rqlvc.lanes`).
 """
 
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +30,28 @@ COARSE_REACH = 7
 """28 luma samples, as in the codec."""
 FINE_REACH = 2
 """Luma samples around what the first search found: half its grid."""
-EDGE = COARSE * COARSE_REACH + FINE_REACH + 2
-"""Luma samples by which a reference is extended: what vectors reach, and a multiple of 4."""
+EDGE = COARSE * COARSE_REACH + FINE_REACH + 6
+"""Luma samples by which a reference is extended: what vectors and filters reach, and a multiple of 4."""
+PARTS, CHROMA_PARTS = 4, 8
+"""Of a sample: vectors are in quarters of luma's, which are eighths of chroma's."""
+TAPS = np.array(
+    [
+        (0, 64, 0, 0),
+        (-2, 58, 10, -2),
+        (-4, 54, 16, -2),
+        (-6, 46, 28, -4),
+        (-4, 36, 36, -4),
+        (-4, 28, 46, -6),
+        (-2, 16, 54, -4),
+        (-2, 10, 58, -2),
+    ],
+    np.int16,
+)
+"""What lies so many eighths to the right of a sample, from the one before it on, in parts of 64: HEVC's filter of
+chroma (ITU-T H.265, table 8-12), which leaves as little as its longer one of luma. Means of neighbours leave a fifth
+more of fine texture."""
+UNIT = 4
+"""What lies between samples is in quarters of a step."""
 ROWS_APART = 2
 """Every second row is compared."""
 
@@ -41,15 +64,21 @@ VECTOR_PRICE = 8
 """Sum of differences of 128 samples that a vector unlike its neighbours' is worth."""
 
 _AROUND = np.array([(0, -1), (-1, 0), (-1, 1), (0, 1), (1, 0)])
-_HALVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1)])
+_BESIDE = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1)])
+_DOWN = np.zeros((3, PARTS, 3, 5), np.int16)
+"""Filters of ``TAPS`` for samples from two above on: by distance, phase, and whether it is that far up, not at all, or
+down."""
+for _distance, _phase, _turn in itertools.product((1, 2), range(0, PARTS), range(3)):
+    _lines, _place = divmod(_phase + _distance * (_turn - 1), PARTS)
+    if _lines <= 0:
+        _DOWN[_distance, _phase, _turn, 1 + _lines : 5 + _lines] = TAPS[CHROMA_PARTS // PARTS * _place]
 _CANDIDATES = 2 * COARSE_REACH + 1
 _LANES = 16  # candidates side by side, of which the last does not count
-_QUARTERS = 4  # differences to half samples are in quarters: what lies between two or four samples is a sum of these
 _DISTANCES = np.array([COARSE_PRICE * abs(x - COARSE_REACH) for x in range(_LANES)])
 
 
 def motion(luma: Plane, reference: Plane) -> Vectors:
-    """Vectors of the 16x16 squares of ``luma`` (H, W) into ``reference``, (H / 16, W / 16, 2; x, y in half samples).
+    """Vectors of the 16x16 squares of ``luma`` (H, W) into ``reference``, (H / 16, W / 16, 2; x, y in quarters).
 
     Both are uint8, H and W multiples of 16, and the reference is extended by ``EDGE`` on each side.
     """
@@ -62,14 +91,16 @@ def motion(luma: Plane, reference: Plane) -> Vectors:
     search_coarsely(small, around, vectors)
     _refine(luma, reference, vectors)
     _spread(luma, reference, vectors)
-    _refine_to_halves(luma, reference, vectors)
+    vectors *= PARTS
+    for distance in (PARTS // 2, 1):
+        _refine_between(luma, reference, distance, vectors)
     return vectors
 
 
 @loop
 def unlikeness(vectors: Vectors, result: npt.NDArray[np.float32]) -> None:
-    """How far each vector (h, w, 2) is from the nearer of its left and upper neighbours', in half samples and one more,
-    for each of the four blocks of a square, (2 h, 2 w)."""
+    """How far each vector (h, w, 2) is from the nearer of its left and upper neighbours', in quarter samples, and one
+    more, for each of the four blocks of a square, (2 h, 2 w)."""
     for row in range(vectors.shape[0]):
         for column in range(vectors.shape[1]):
             x, y = vectors[row, column]
@@ -181,43 +212,52 @@ _difference: Any = intrinsic(_compared)
 ``left``)."""
 
 
-def _half_compared(
-    typing: Any, luma: Any, row: Any, column: Any, reference: Any, line: Any, left: Any, down: Any, right: Any
+def _column_compared(
+    typing: Any, luma: Any, row: Any, column: Any, reference: Any, line: Any, left: Any, down: Any, across: Any
 ) -> Any:
-    """The types of :data:`_difference_to_half`, and what writes its instructions."""
+    """The types of :data:`_differences_between`, and what writes its instructions."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         here = Place(context, builder, signature.args[0], *arguments[0:3])
-        there = Place(context, builder, signature.args[3], *arguments[3:6])
-        down, right = (Lanes.repeated(builder, one, SQUARE) for one in arguments[6:8])
-        sums = []
-        for i in range(0, SQUARE, ROWS_APART):
-            moved = between(builder, there, i, SQUARE, down, right, 2)
-            sums.append(abs(Lanes.of_bytes(builder, here.at(i), SQUARE, SHORT) * _QUARTERS - moved))
-        return total(sums).converted(INTEGER).total()
+        taps = Place(context, builder, signature.args[6], arguments[6])
+        wide = across_rows(context, builder, signature, arguments, SQUARE)
+        rows = range(0, SQUARE, ROWS_APART)
+        samples = [Lanes.of_bytes(builder, here.at(i), SQUARE, SHORT) * UNIT for i in rows]
+        costs = []
+        for turn in range(3):
+            filters = [Lanes.repeated(builder, builder.load(taps.at(turn, k)), SQUARE) for k in range(5)]
+            moved = down_rows(wide, filters, -2, rows)
+            differences = [abs(one - other) for one, other in zip(samples, moved, strict=True)]
+            costs.append(total(differences).converted(INTEGER).total())
+        return context.make_tuple(builder, signature.return_type, costs)
 
-    return types.int32(
-        luma, types.intp, types.intp, reference, types.intp, types.intp, types.int16, types.int16
-    ), generate
-
-
-_difference_to_half: Any = intrinsic(_half_compared)
-"""The same, in quarters, to the square half a sample to the ``right`` or ``down``, where these are 1 and not 0.
-
-Means of neighbours: HEVC's filter takes as long as the search and leaves as much.
-"""
+    results: Any = types.UniTuple(types.int32, 3)  # type: ignore[no-untyped-call]
+    return results(luma, types.intp, types.intp, reference, types.intp, types.intp, down, across), generate
 
 
-def between(builder: Any, place: Place, row: int, count: int, down: Lanes, right: Lanes, parts: int) -> Lanes:
-    """``count`` samples from the start of that ``row`` on, interpolated from four each, ``down`` and ``right`` parts of
-    a sample away, of which it has so many: times the square of ``parts``, as int16. Writes the instructions."""
+_differences_between: Any = intrinsic(_column_compared)
+"""The same, in quarters, to three squares between samples, one below the other: through the filter ``across``, a row of
+``TAPS``, and each of ``down``, (3, 5), for the samples from two above on."""
 
-    def beside(i: int) -> Lanes:
-        here, other = (Lanes.of_bytes(builder, place.at(i, k), count, SHORT) for k in range(2))
-        return here * parts + right * (other - here)
 
-    upper = beside(row)
-    return upper * parts + down * (beside(row + 1) - upper)
+def across_rows(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> Callable[[int], Lanes]:
+    """Gives ``count`` samples of a row, filtered from left to right, as int16: writes the instructions, once for each.
+    ``arguments``: a picture, a place in it, another, a place in it, and the filters downwards and across."""
+    there = Place(context, builder, signature.args[3], *arguments[3:6])
+    place = Place(context, builder, signature.args[7], arguments[7])
+    taps = [Lanes.repeated(builder, builder.load(place.at(0, k)), count) for k in range(4)]
+
+    @functools.cache
+    def row(index: int) -> Lanes:
+        sums = [tap * Lanes.of_bytes(builder, there.at(index, k - 1), count, SHORT) for k, tap in enumerate(taps)]
+        return (total(sums) + 32) >> 6
+
+    return row
+
+
+def down_rows(wide: Callable[[int], Lanes], taps: Sequence[Lanes], first: int, rows: Iterable[int]) -> list[Lanes]:
+    """These ``rows`` filtered downwards as well, from the one that is ``first`` on: in quarters of a step."""
+    return [(total([tap * wide(row + first + k) for k, tap in enumerate(taps)]) + 8) >> 4 for row in rows]
 
 
 @loop
@@ -239,22 +279,26 @@ def _refine(luma: Plane, reference: Plane, vectors: Vectors) -> None:
 
 
 @loop
-def _refine_to_halves(luma: Plane, reference: Plane, vectors: Vectors) -> None:
-    """Move ``vectors`` (h, w, 2), given in luma samples, to the best half a sample away, and count them in these."""
+def _refine_between(luma: Plane, reference: Plane, distance: int, vectors: Vectors) -> None:
+    """Move ``vectors`` (h, w, 2; multiples of twice the ``distance``, in quarters) to the best of those so far away."""
+    costs = np.empty((3, 3), np.int32)
     for row in range(vectors.shape[0]):
         for column in range(vectors.shape[1]):
             i, j = SQUARE * row, SQUARE * column
-            line, left = i + EDGE + vectors[row, column, 1], j + EDGE + vectors[row, column, 0]
-            lowest = _QUARTERS * (_difference(luma, i, j, reference, line, left) - VECTOR_PRICE)
-            x, y = 0, 0
-            for k in range(len(_HALVES)):
-                right, down = _HALVES[k]
-                halves = np.int16(down & 1), np.int16(right & 1)
-                cost = _difference_to_half(luma, i, j, reference, line + (down >> 1), left + (right >> 1), *halves)
+            x, y = vectors[row, column]
+            down = _DOWN[distance, y & 3]
+            for k in range(3):
+                right = x + distance * (k - 1)
+                place = i + EDGE + (y >> 2), j + EDGE + (right >> 2)
+                found = _differences_between(luma, i, j, reference, *place, down, TAPS[2 * (right & 3)])
+                costs[0, k], costs[1, k], costs[2, k] = found
+            lowest = costs[1, 1] - UNIT * VECTOR_PRICE
+            for k in range(len(_BESIDE)):
+                cost = costs[1 + _BESIDE[k, 1], 1 + _BESIDE[k, 0]]
                 if cost < lowest:
-                    lowest, x, y = cost, right, down
-            vectors[row, column, 0] = 2 * vectors[row, column, 0] + x
-            vectors[row, column, 1] = 2 * vectors[row, column, 1] + y
+                    lowest = cost
+                    vectors[row, column, 0] = x + distance * _BESIDE[k, 0]
+                    vectors[row, column, 1] = y + distance * _BESIDE[k, 1]
 
 
 @loop

@@ -46,12 +46,14 @@ QUALITY_LEVELS = (10.0, 27.0, 43.0, 60.0)
 PADDING = SQUARE
 """Pictures are extended to multiples of this: two blocks, for the network's coarser scale."""
 
+OLDEST = 24
+"""Frames since the intra frame beyond which there are only many."""
 _FIRST_LOG_RATES = (-4.0, -2.7, -1.5, -0.3)
 """A plausible curve to start training from: 0.02 to 0.7 bits per pixel."""
 _FIRST_OVERHEAD = 64.0
 """Bits per packet that do not depend on the picture, before training has measured them."""
 
-FORMAT = "rqlvc-rqnet-2"
+FORMAT = "rqlvc-rqnet-3"
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "rqnet.safetensors"
 
 
@@ -61,12 +63,13 @@ def padded_pixels(width: int, height: int) -> int:
 
 
 def context_scalars(intra: bool, last: FrameResult | None) -> tuple[float, ...]:
-    """What the network is told beside the maps, (6,): is the frame intra; is the last frame known, was it intra, its
-    ln(bits per pixel), quality and ln(MSE), all zero when it is not known."""
+    """What the network is told beside the maps, (7,): is the frame intra; is the last frame known, was it intra, its
+    ln(bits per pixel), quality, ln(MSE) and ln(1 + frames since the intra frame), all zero when it is not known."""
     if last is None:
-        return float(intra), 0.0, 0.0, 0.0, 0.0, 0.0
+        return float(intra), *(SCALARS - 1) * (0.0,)
     rate = log_bits(last.bits) - math.log(last.info.pixels)
-    return float(intra), 1.0, float(last.info.intra), rate, last.quality, math.log(max(last.mse, 1e-7))
+    age = math.log1p(min(last.info.position, OLDEST))
+    return float(intra), 1.0, float(last.info.intra), rate, last.quality, math.log(max(last.mse, 1e-7)), age
 
 
 class _Separable(nn.Module):
@@ -83,7 +86,7 @@ class _Separable(nn.Module):
 
 
 class RQNet(nn.Module):
-    """Activity maps (N, h, w, 23) and context scalars (N, 6) to ln(bits per pixel) at the four levels, (N, 4).
+    """Activity maps (N, h, w, 23) and context scalars (N, 7) to ln(bits per pixel) at the four levels, (N, 4).
 
     A U-Net of two scales: pointwise at 1/8, a depthwise-separable convolution at 1/16. Its output is one rate per block
     and level, averaged over the blocks; the averages are then moved by what the last frame cost. Channels come last,
@@ -100,8 +103,8 @@ class RQNet(nn.Module):
         levels = len(QUALITY_LEVELS)
         self.register_buffer("map_mean", torch.zeros(MAPS))
         self.register_buffer("map_scale", torch.ones(MAPS))
-        self.register_buffer("scalar_mean", torch.tensor([0.0, 0.0, 0.0, -3.0, QUALITY_MAX / 2, -7.0]))
-        self.register_buffer("scalar_scale", torch.tensor([1.0, 1.0, 1.0, 2.0, QUALITY_MAX / 4, 2.0]))
+        self.register_buffer("scalar_mean", torch.tensor([0.0, 0.0, 0.0, -3.0, QUALITY_MAX / 2, -7.0, 1.5]))
+        self.register_buffer("scalar_scale", torch.tensor([1.0, 1.0, 1.0, 2.0, QUALITY_MAX / 4, 2.0, 1.0]))
         self.stem = nn.Linear(MAPS, FINE)
         self.context = nn.Linear(SCALARS, FINE)
         self.down = nn.Linear(4 * FINE, COARSE)

@@ -19,7 +19,7 @@ from rqlvc.rate.activity import BLOCK, MAPS
 
 Array = npt.NDArray[np.float32]
 
-SCALARS = 6
+SCALARS = 7
 FINE, COARSE, LEVELS = 32, 48, 4
 """Features of a block and of a square of four blocks; rates."""
 STEP_SHARPNESS = 4.0
@@ -81,7 +81,7 @@ class Layers(NamedTuple):
 
 
 def log_rates(layers: Layers, maps: Array, scalars: Array) -> Array:
-    """ln(bits per pixel) at the four levels, (4,), for activity maps (h, w, 23) and context scalars (6,)."""
+    """ln(bits per pixel) at the four levels, (4,), for activity maps (h, w, 23) and context scalars (7,)."""
     height, width, _ = maps.shape
     squares, columns = height * width // 4, width // 2
     fine, coarse = np.empty((4 * squares, FINE), np.float32), np.empty((squares, COARSE), np.float32)

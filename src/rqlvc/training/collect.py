@@ -1,10 +1,10 @@
 """Collects what RQNet learns from: real encodes of real frames at its four quality levels, in varied contexts.
 
-The unit of work is a *chain*: up to a dozen consecutive frames, coded along a random walk of the quality, half of them
-with a hierarchy around it. Each frame is coded five times from the same state (a codec's state is a value): at the four
-levels, which are the targets, and at the chain's own, which it goes on from. So references come at all qualities and
-several frames into a group of pictures. Some chains hold a cut, some an intra frame in the middle, some skip or repeat
-frames.
+The unit of work is a *chain*: up to two dozen consecutive frames, coded along a random walk of the quality, as steady
+as a controller's or anywhere, and most of them with a hierarchy around it. Each frame is coded five times from the same
+state (a codec's state is a value): at the four levels, which are the targets, and at the chain's own, which it goes on
+from. So references come at all qualities and far into a group of pictures. Some chains hold a cut, some an intra frame
+in the middle, some skip or repeat frames.
 
 A chain depends on nothing but the seed, its number, the clips and the codec. Results are written in shards of a few
 chains, whole or not at all, so that a killed collection goes on where it was and gives the same samples.
@@ -37,7 +37,7 @@ from rqlvc.rate.hierarchy import GOP_WEIGHTS, pattern_offsets
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 from rqlvc.rate.rqnet import QUALITY_LEVELS, context_scalars, padded_pixels
 
-FORMAT = "rqlvc-rates-2"
+FORMAT = "rqlvc-rates-3"
 MANIFEST = "manifest.json"
 CHAINS_PER_SHARD = 8
 MAP_STEPS = 10
@@ -48,17 +48,19 @@ SMALLEST = 64
 """Luma samples on each side, below which a clip is left out."""
 HALVED_SHARE = 0.3
 """Chains from pictures at half size: their texture is finer."""
-CHAIN_LENGTHS = (2, 12)
+CHAIN_LENGTHS = (2, 24)
 CUT_SHARE = 0.3
-INTRA_SHARE = 0.05
+INTRA_SHARE = 0.07
 """Frames within a chain that are coded intra."""
 STRIDES, STRIDE_SHARES = (1, 2, 3, 0), (0.77, 0.12, 0.04, 0.07)
 """Frames from one to the next: 0 repeats a frame."""
-QUALITY_STEP = 4.0
-"""Standard deviation of the walk's steps; controllers move the quality about as much from frame to frame."""
+STEADY_SHARE = 0.6
+"""Chains whose quality moves as little as that of a controller that keeps it steady; that of the others is anywhere."""
+STEADY_STEP, QUALITY_STEP = 0.5, 4.0
+"""Standard deviations of the walk's steps, of steady chains and of others."""
 QUALITY_JUMP_SHARE = 0.12
-"""Steps that go anywhere instead."""
-HIERARCHY_SHARE = 0.5
+"""Steps that go anywhere instead, in chains that are not steady."""
+HIERARCHY_SHARE = 0.75
 """Chains whose inter frames follow the hierarchy of controllers' miniGOPs around the walk."""
 
 
@@ -129,7 +131,7 @@ def collect(
     out: Path,
     codec: Codec,
     *,
-    samples: int = 6000,
+    samples: int = 16000,
     minutes: float | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -327,6 +329,7 @@ def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> 
     """The samples of chain ``number``, one a frame."""
     rng = np.random.default_rng([seed, number])
     walk = float(rng.uniform(0, QUALITY_MAX))
+    steady = rng.random() < STEADY_SHARE
     hierarchy = pattern_offsets(GOP_WEIGHTS) if rng.random() < HIERARCHY_SHARE else (0.0,)
     samples: list[Sample] = []
     state: State | None = None
@@ -358,8 +361,9 @@ def _chain(sources: Sequence[_Source], codec: Codec, seed: int, number: int) -> 
         info = FrameInfo(index, reference is None, position, frame.width * frame.height)
         last = FrameResult(info, carried_quality(quality), 8 * len(coded.payload), mse_y(frame, coded.reconstruction))
         state, reference, before = coded.state, coded.reconstruction, picture
-        jump = rng.random() < QUALITY_JUMP_SHARE
-        walk = float(rng.uniform(0, QUALITY_MAX) if jump else walk + rng.normal(0, QUALITY_STEP))
+        jump = not steady and rng.random() < QUALITY_JUMP_SHARE
+        step = rng.normal(0, STEADY_STEP if steady else QUALITY_STEP)
+        walk = float(rng.uniform(0, QUALITY_MAX) if jump else walk + step)
         walk = min(max(walk, 0.0), QUALITY_MAX)
     return samples
 

@@ -29,7 +29,7 @@ from rqlvc.rate.models import log_bits
 from rqlvc.rate.rqnet import QUALITY_LEVELS, RQNet, write_rqnet
 from rqlvc.training.collect import MAP_STEPS, Sample, read_manifest, read_samples
 
-EPOCHS = 40
+EPOCHS = 26
 BATCH = 32
 LEARNING_RATE, FINAL_LEARNING_RATE = 4e-3, 1e-4
 WARM_UP_STEPS = 50
@@ -39,8 +39,6 @@ FORGET_SHARE = 0.1
 """Samples whose last frame is kept from the network, so that it also works without."""
 VALIDATION_SHARE = 0.15
 """Of the source videos."""
-PATIENCE = 12
-"""Epochs without a better validation error after which training stops."""
 NORMALISING_SAMPLES = 1000
 """At most, to measure the maps' mean and deviation on."""
 CHECKPOINT = "checkpoint.pt"
@@ -58,7 +56,7 @@ class Dataset:
     maps: list[Tensor]
     """Each (h, w, 23), bytes in steps of a tenth."""
     scalars: Tensor
-    """(n, 6)."""
+    """(n, 7)."""
     log_rates: Tensor
     """ln(bits per pixel) at the four levels, (n, 4)."""
     cut: Tensor
@@ -151,7 +149,7 @@ def train(
     learn, judge = Dataset.of(training), Dataset.of(validation)
     run = _start(out, learn, epochs, resume, seed)
     steps = sum(1 for _ in learn.batches(np.random.default_rng(0)))
-    while run.epoch < run.epochs and run.epoch - run.best_epoch < PATIENCE:
+    while run.epoch < run.epochs:
         began = time.perf_counter()
         rate, loss = _train_epoch(run, learn, steps, np.random.default_rng([seed, run.epoch]))
         errors = evaluate(run.average, judge)
