@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.allocation import FLOOR_BITS, WINDOW, BitBudget, Pattern
-from rqlvc.rate.initial import INTER
+from rqlvc.rate.allocation import FLOOR_BITS, INTRA_WEIGHT_RANGE, WINDOW, BitBudget, Pattern
+from rqlvc.rate.initial import INTER, intra_ratio
 from rqlvc.rate.protocol import FrameInfo, FrameResult
 
 RATE = 20_000.0
@@ -132,6 +132,7 @@ def test_bad_rates_and_weights_are_refused() -> None:
 
 
 @given(st.tuples(st.floats(0.02, 1.5), st.floats(0.02, 1.5)), st.booleans())
+@example((0.03125, 0.0234375), False)
 def test_first_intra_frame_of_stiller_content_gets_more(novelties: tuple[float, float], cut: bool) -> None:
     targets = []
     for novelty in sorted(novelties):
@@ -141,4 +142,5 @@ def test_first_intra_frame_of_stiller_content_gets_more(novelties: tuple[float, 
         info = replace(frame(32 if cut else 0, 32, 96), cut=cut, novelties=(1.0, novelty))
         targets.append(budget.target(info))
     assert targets[0] >= targets[1] > 0
-    assert max(novelties) < 1.01 * min(novelties) or targets[0] > targets[1]
+    beyond_belief = min(map(intra_ratio, novelties)) >= INTRA_WEIGHT_RANGE[1]  # both so still that it is the most it gets
+    assert beyond_belief or max(novelties) < 1.01 * min(novelties) or targets[0] > targets[1]
