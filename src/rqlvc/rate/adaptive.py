@@ -319,7 +319,7 @@ class Adaptive:
     def _later(self, ahead: Ahead, context: Context, here: Usual) -> Iterator[Term]:
         """The frames after that in hand, which would cost what is ``here``. Each kind costs what it usually does, inter
         frames with the change ahead, or, as long as none has been seen, what the plan has it cost beside the other."""
-        ratio = self.budget.pattern.intra * ratio_change(here.base)
+        ratio, dependence = self.budget.pattern.intra * ratio_change(here.base), self._filter.dependence
         for intra, kinds in ((False, ahead.after.inter), (True, ahead.after.intra)):
             own, other = (self._intra, self._inter) if intra else (self._inter, self._intra)
             if own.seen or context.intra == intra:
@@ -327,10 +327,10 @@ class Adaptive:
             else:
                 usual, scale = other if other.seen else here, ratio if intra else 1 / ratio
             slope = self._filter.steady_slope(intra)
+            log_rate = log_bits(scale * usual.bits) - slope * usual.base
             for frames, offset, rise in kinds:
                 if frames:
-                    log_rate = log_bits(frames * scale * usual.bits) + self._filter.dependence * rise
-                    yield Term(log_rate - slope * usual.base, slope, offset)
+                    yield Term(log_rate + math.log(frames) + dependence * rise, slope, offset)
 
 
 def _own_novelty(info: FrameInfo) -> float:
