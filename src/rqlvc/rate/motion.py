@@ -68,7 +68,7 @@ _BESIDE = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1)
 _DOWN = np.zeros((3, PARTS, 3, 5), np.int16)
 """Filters of ``TAPS`` for samples from two above on: by distance, phase, and whether it is that far up, not at all, or
 down."""
-for _distance, _phase, _turn in itertools.product((1, 2), range(0, PARTS), range(3)):
+for _distance, _phase, _turn in itertools.product((1, 2), range(PARTS), range(3)):
     _lines, _place = divmod(_phase + _distance * (_turn - 1), PARTS)
     if _lines <= 0:
         _DOWN[_distance, _phase, _turn, 1 + _lines : 5 + _lines] = TAPS[CHROMA_PARTS // PARTS * _place]
