@@ -8,8 +8,8 @@ magnitude - ln step): one layer of a network, so a small one over such maps star
 learn. It gives the rates of each block at four quality levels; the frame's rate is their mean, which makes it work at
 any size.
 
-The rest is the paper's: rate, distortion and quality of the last frame go in (here how far that is from its intra frame,
-too), and out come the rates at the quality levels 10, 27, 43 and 60, as ln(bits per pixel) and never falling from one
+The rest is the paper's: rate, distortion and quality of the last frame go in (here, too, how far that is from its intra
+frame), and out come the rates at the quality levels 10, 27, 43 and 60, as ln(bits per pixel) and never falling from one
 level to the next.
 """
 
