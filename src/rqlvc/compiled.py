@@ -70,6 +70,19 @@ counted there. Counting is atomic, for each array at each call, and takes severa
 Numba does not document the option, so the project says which versions have it."""
 
 
+TAPS_OF_EIGHTHS = (
+    (0, 64, 0, 0),
+    (-2, 58, 10, -2),
+    (-4, 54, 16, -2),
+    (-6, 46, 28, -4),
+    (-4, 36, 36, -4),
+    (-4, 28, 46, -6),
+    (-2, 16, 54, -4),
+    (-2, 10, 58, -2),
+)
+"""What lies so many eighths to the right of a sample, from the one before it on, in parts of 64: HEVC's interpolation
+filter of chroma (ITU-T H.265, table 8-12)."""
+
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
 
 

@@ -23,15 +23,19 @@ _ANY_ORDER = ("fast",)  # of floating-point operations, as in all loops
 class Place:
     """Where in an array numbers are read or written, while instructions are written."""
 
-    def __init__(self, context: Any, builder: Any, kind: Any, array: Any, *indices: Any) -> None:
-        """In ``array``, of Numba's type ``kind``, at ``indices``, the first element unless given; nothing checks that
-        this is inside. Raises :class:`TypeError` unless the array is contiguous."""
+    def __init__(
+        self, context: Any, builder: Any, signature: Any, arguments: Any, number: int, indices: int = 0
+    ) -> None:
+        """In the array that is argument ``number`` of an intrinsic, where so many ``indices``, the arguments after it,
+        say, or at its first element; nothing checks that this is inside. Raises :class:`TypeError` unless the array is
+        contiguous."""
+        kind, array = signature.args[number], arguments[number]
         if kind.layout != "C":
             raise TypeError("lanes are read from and written to contiguous arrays only")
         view = context.make_array(kind)(context, builder, array)
         strides = [builder.extract_value(view.strides, axis) for axis in range(kind.ndim)]
         start = builder.bitcast(view.data, _BYTE.as_pointer())
-        for index, stride in zip(indices, strides, strict=False):
+        for index, stride in zip(arguments[number + 1 : number + 1 + indices], strides, strict=False):
             start = builder.gep(start, [builder.mul(index, stride)])
         self._builder = builder
         self._start, self._element = start, view.data.type
@@ -41,6 +45,11 @@ class Place:
         """The address so many rows down and columns to the right."""
         line = self._builder.gep(self._start, [self._builder.mul(self._pitch, _INDEX(row))])
         return self._builder.gep(self._builder.bitcast(line, self._element), [_INDEX(column)])
+
+    def repeated(self, row: int, numbers: int, count: int) -> "list[Lanes]":
+        """The first so many ``numbers`` of that row, each in all of ``count`` lanes."""
+        builder = self._builder
+        return [Lanes.repeated(builder, builder.load(self.at(row, k)), count) for k in range(numbers)]
 
 
 class Lanes:

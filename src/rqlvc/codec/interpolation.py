@@ -3,6 +3,7 @@
 Vectors (N, 2, h, w; x, y) are whole numbers of quarter luma samples, one for each 8x8 block of luma.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from rqlvc.codec.planes import Planes
-from rqlvc.compiled import loop, over_rows
+from rqlvc.compiled import TAPS_OF_EIGHTHS, loop, over_rows
 from rqlvc.lanes import Lanes, Place, total
 
 PEL = 4  # sub-pixel positions per luma sample
@@ -31,19 +32,6 @@ _LUMA_TAPS = (
     (-1, 4, -11, 40, 40, -11, 4, -1),
     (0, 1, -5, 17, 58, -10, 4, -1),
 )
-# HEVC's chroma interpolation filter (table 8-12): phases of 1/8 sample.
-_CHROMA_TAPS = (
-    (0, 64, 0, 0),
-    (-2, 58, 10, -2),
-    (-4, 54, 16, -2),
-    (-6, 46, 28, -4),
-    (-4, 36, 36, -4),
-    (-4, 28, 46, -6),
-    (-2, 16, 54, -4),
-    (-2, 10, 58, -2),
-)
-
-
 OVERLAP, OVERLAP_REACH = 0.3, 5
 """What a block takes from the vectors of each neighbour at their common edge, and the luma samples over which that
 fades: chosen by BD-rate on real sequences (docs/training.md)."""
@@ -82,14 +70,9 @@ def _filtered(length: int, block: int) -> Any:
 
     def filtered(typing: Any, samples: Any, line: Any, column: Any, across: Any, down: Any, result: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            def place(index: int, *indices: Any) -> Place:
-                return Place(context, builder, signature.args[index], arguments[index], *indices)
-
-            def taps(index: int) -> list[Lanes]:
-                row = place(index)
-                return [Lanes.repeated(builder, builder.load(row.at(0, k)), block) for k in range(length)]
-
-            there, moved, first, second = place(0, *arguments[1:3]), place(5), taps(3), taps(4)
+            place = functools.partial(Place, context, builder, signature, arguments)
+            there, moved = place(0, 2), place(5)
+            first, second = (place(index).repeated(0, length, block) for index in (3, 4))
             wide = [
                 total([tap * Lanes.read(builder, there.at(i, k), block) for k, tap in enumerate(first)])
                 for i in range(block + length - 1)
@@ -105,7 +88,7 @@ def _filtered(length: int, block: int) -> Any:
 
 # Numba keeps nothing of loops whose closure holds an intrinsic: they are compiled anew in each process.
 _filtered_luma = _filtered(len(_LUMA_TAPS[0]), BLOCK)
-_filtered_chroma = _filtered(len(_CHROMA_TAPS[0]), BLOCK // 2)
+_filtered_chroma = _filtered(len(TAPS_OF_EIGHTHS[0]), BLOCK // 2)
 
 
 def _mover(taps: tuple[tuple[int, ...], ...], block: int) -> Callable[..., None]:
@@ -191,7 +174,7 @@ def _interpolation(taps: tuple[tuple[int, ...], ...], block: int) -> Interpolati
 
 
 _LUMA = _interpolation(_LUMA_TAPS, BLOCK)
-_CHROMA = _interpolation(_CHROMA_TAPS, BLOCK // 2)
+_CHROMA = _interpolation(TAPS_OF_EIGHTHS, BLOCK // 2)
 
 
 def _blocks(padded: Tensor, motion: Tensor, places: Tensor, size: tuple[int, int], filters: Interpolation) -> Tensor:

@@ -49,12 +49,11 @@ def _residual_price(typing: Any, samples: Any, row: Any, column: Any, block: Any
     signature = types.float32(samples, types.intp, types.intp, block, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        plane, row, column, coefficients, scale = arguments
-        place = Place(context, builder, signature.args[0], plane, row, column)
+        place = Place(context, builder, signature, arguments, 0, 2)
         rows = [Lanes.of_bytes(builder, place.at(i), BLOCK, FLOAT) for i in range(BLOCK)]
         columns = transposed(transform_of_eight(*rows))
-        block = Place(context, builder, signature.args[3], coefficients)
-        factor = Lanes.repeated(builder, scale, BLOCK)
+        block = Place(context, builder, signature, arguments, 3)
+        factor = Lanes.repeated(builder, arguments[4], BLOCK)
         prices = []
         for index, moved in enumerate(transform_of_eight(*columns)):
             magnitude = abs(moved - Lanes.read(builder, block.at(0, index * BLOCK), BLOCK)) * factor

@@ -19,9 +19,10 @@ from rqlvc.media.frame import Frame, Plane
 from rqlvc.rate.motion import (
     CHROMA_PARTS,
     EDGE,
+    EIGHTHS,
     PARTS,
+    QUARTERS,
     SQUARE,
-    TAPS,
     UNIT,
     Vectors,
     across_rows,
@@ -139,13 +140,12 @@ def _signature(plane: Any, before: Any, down: Any, across: Any, numbers: int) ->
 
 def _rest(context: Any, builder: Any, signature: Any, arguments: Any, filtered: bool) -> list[Lanes]:
     """The rows of a block less what is somewhere in another picture: writes the instructions."""
-    here, there = (Place(context, builder, signature.args[k], *arguments[k : k + 3]) for k in (0, 3))
+    here, there = (Place(context, builder, signature, arguments, k, 2) for k in (0, 3))
     rows = [Lanes.of_bytes(builder, here.at(i), BLOCK, SHORT) for i in range(BLOCK)]
     if not filtered:
         others = (Lanes.of_bytes(builder, there.at(i), BLOCK, SHORT) for i in range(BLOCK))
         return [(row - other).converted(FLOAT) for row, other in zip(rows, others, strict=True)]
-    place = Place(context, builder, signature.args[6], arguments[6])
-    taps = [Lanes.repeated(builder, builder.load(place.at(0, k)), BLOCK) for k in range(4)]
+    taps = Place(context, builder, signature, arguments, 6).repeated(0, 4, BLOCK)
     moved = down_rows(across_rows(context, builder, signature, arguments, BLOCK), taps, -1, range(BLOCK))
     rests = (row * UNIT - other for row, other in zip(rows, moved, strict=True))
     return [rest.converted(FLOAT) * np.float32(1 / UNIT) for rest in rests]
@@ -186,7 +186,7 @@ def measure(
         for column in range(vectors.shape[1]):
             x, y = vectors[row, column]
             between = x % PARTS != 0 or y % PARTS != 0
-            down, across = TAPS[CHROMA_PARTS // PARTS * (y % PARTS)], TAPS[CHROMA_PARTS // PARTS * (x % PARTS)]
+            down, across = QUARTERS[y % PARTS], QUARTERS[x % PARTS]
             for k in range(4):
                 i, j = k // 2, k % 2
                 top, left = BLOCK * i, BLOCK * j
@@ -199,7 +199,7 @@ def measure(
                 for n in range(BANDS + 1):
                     maps[2 * row + i, 2 * column + j, n] = found[n] * unit + 1
             between = x % CHROMA_PARTS != 0 or y % CHROMA_PARTS != 0
-            down, across = TAPS[y % CHROMA_PARTS], TAPS[x % CHROMA_PARTS]
+            down, across = EIGHTHS[y % CHROMA_PARTS], EIGHTHS[x % CHROMA_PARTS]
             here = BLOCK * row, BLOCK * column
             line, place = (
                 (apart * row + edge) // 2 + y // CHROMA_PARTS,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
-from rqlvc.compiled import loop
+from rqlvc.compiled import TAPS_OF_EIGHTHS, loop
 from rqlvc.lanes import INTEGER, SHORT, Lanes, Place, total
 from rqlvc.media.frame import Plane
 
@@ -34,22 +34,10 @@ EDGE = COARSE * COARSE_REACH + FINE_REACH + 6
 """Luma samples by which a reference is extended: what vectors and filters reach, and a multiple of 4."""
 PARTS, CHROMA_PARTS = 4, 8
 """Of a sample: vectors are in quarters of luma's, which are eighths of chroma's."""
-TAPS = np.array(
-    [
-        (0, 64, 0, 0),
-        (-2, 58, 10, -2),
-        (-4, 54, 16, -2),
-        (-6, 46, 28, -4),
-        (-4, 36, 36, -4),
-        (-4, 28, 46, -6),
-        (-2, 16, 54, -4),
-        (-2, 10, 58, -2),
-    ],
-    np.int16,
-)
-"""What lies so many eighths to the right of a sample, from the one before it on, in parts of 64: HEVC's filter of
-chroma (ITU-T H.265, table 8-12), which leaves as little as its longer one of luma. Means of neighbours leave a fifth
-more of fine texture."""
+EIGHTHS = np.array(TAPS_OF_EIGHTHS, np.int16)
+QUARTERS = EIGHTHS[:: CHROMA_PARTS // PARTS].copy()
+"""Filters of chroma and of luma: of that, HEVC's of chroma leaves as little as its longer one, and means of neighbours
+leave a fifth more of fine texture."""
 UNIT = 4
 """What lies between samples is in quarters of a step."""
 ROWS_APART = 2
@@ -66,12 +54,12 @@ VECTOR_PRICE = 8
 _AROUND = np.array([(0, -1), (-1, 0), (-1, 1), (0, 1), (1, 0)])
 _BESIDE = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, -1), (-1, 1), (1, 1)])
 _DOWN = np.zeros((3, PARTS, 3, 5), np.int16)
-"""Filters of ``TAPS`` for samples from two above on: by distance, phase, and whether it is that far up, not at all, or
+"""``QUARTERS`` for samples from two above on: by distance, phase, and whether it is that far up, not at all, or
 down."""
 for _distance, _phase, _turn in itertools.product((1, 2), range(PARTS), range(3)):
     _lines, _place = divmod(_phase + _distance * (_turn - 1), PARTS)
     if _lines <= 0:
-        _DOWN[_distance, _phase, _turn, 1 + _lines : 5 + _lines] = TAPS[CHROMA_PARTS // PARTS * _place]
+        _DOWN[_distance, _phase, _turn, 1 + _lines : 5 + _lines] = QUARTERS[_place]
 _CANDIDATES = 2 * COARSE_REACH + 1
 _LANES = 16  # candidates side by side, of which the last does not count
 _DISTANCES = np.array([COARSE_PRICE * abs(x - COARSE_REACH) for x in range(_LANES)])
@@ -163,10 +151,8 @@ def _line_tried(
     """The types of :data:`_try_a_line`, and what writes its instructions."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def place(index: int, count: int) -> Place:
-            return Place(context, builder, signature.args[index], *arguments[index : index + count])
-
-        here, there = place(0, 3), place(3, 3)
+        place = functools.partial(Place, context, builder, signature, arguments)
+        here, there, least, where = place(0, 2), place(3, 2), place(8), place(9)
         sums = []
         for i in range(COARSE):
             for j in range(COARSE):
@@ -175,7 +161,6 @@ def _line_tried(
         # 16 differences of up to 4,080: unsigned, they just fit.
         cost = total(sums).converted(INTEGER, signed=False) * COARSE_WEIGHT + _DISTANCES
         cost = cost + Lanes.repeated(builder, arguments[6], _LANES)
-        least, where = place(8, 1), place(9, 1)
         before, seen = (Lanes.read(builder, one.at(0), _LANES) for one in (least, where))
         Lanes.repeated(builder, arguments[7], _LANES).unless(cost, "<", before, seen).write(where.at(0))
         cost.least(before).write(least.at(0))
@@ -196,8 +181,7 @@ def _compared(typing: Any, luma: Any, row: Any, column: Any, reference: Any, lin
     """The types of :data:`_difference`, and what writes its instructions."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        here = Place(context, builder, signature.args[0], *arguments[0:3])
-        there = Place(context, builder, signature.args[3], *arguments[3:6])
+        here, there = (Place(context, builder, signature, arguments, k, 2) for k in (0, 3))
         rows = (
             [Lanes.of_bytes(builder, place.at(i), SQUARE, SHORT) for place in (here, there)]
             for i in range(0, SQUARE, ROWS_APART)
@@ -218,15 +202,16 @@ def _column_compared(
     """The types of :data:`_differences_between`, and what writes its instructions."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        here = Place(context, builder, signature.args[0], *arguments[0:3])
-        taps = Place(context, builder, signature.args[6], arguments[6])
+        here, taps = (
+            Place(context, builder, signature, arguments, 0, 2),
+            Place(context, builder, signature, arguments, 6),
+        )
         wide = across_rows(context, builder, signature, arguments, SQUARE)
         rows = range(0, SQUARE, ROWS_APART)
         samples = [Lanes.of_bytes(builder, here.at(i), SQUARE, SHORT) * UNIT for i in rows]
         costs = []
         for turn in range(3):
-            filters = [Lanes.repeated(builder, builder.load(taps.at(turn, k)), SQUARE) for k in range(5)]
-            moved = down_rows(wide, filters, -2, rows)
+            moved = down_rows(wide, taps.repeated(turn, 5, SQUARE), -2, rows)
             differences = [abs(one - other) for one, other in zip(samples, moved, strict=True)]
             costs.append(total(differences).converted(INTEGER).total())
         return context.make_tuple(builder, signature.return_type, costs)
@@ -237,15 +222,14 @@ def _column_compared(
 
 _differences_between: Any = intrinsic(_column_compared)
 """The same, in quarters, to three squares between samples, one below the other: through the filter ``across``, a row of
-``TAPS``, and each of ``down``, (3, 5), for the samples from two above on."""
+``QUARTERS``, and each of ``down``, (3, 5), for the samples from two above on."""
 
 
 def across_rows(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> Callable[[int], Lanes]:
     """Gives ``count`` samples of a row, filtered from left to right, as int16: writes the instructions, once for each.
     ``arguments``: a picture, a place in it, another, a place in it, and the filters downwards and across."""
-    there = Place(context, builder, signature.args[3], *arguments[3:6])
-    place = Place(context, builder, signature.args[7], arguments[7])
-    taps = [Lanes.repeated(builder, builder.load(place.at(0, k)), count) for k in range(4)]
+    there = Place(context, builder, signature, arguments, 3, 2)
+    taps = Place(context, builder, signature, arguments, 7).repeated(0, 4, count)
 
     @functools.cache
     def row(index: int) -> Lanes:
@@ -286,11 +270,11 @@ def _refine_between(luma: Plane, reference: Plane, distance: int, vectors: Vecto
         for column in range(vectors.shape[1]):
             i, j = SQUARE * row, SQUARE * column
             x, y = vectors[row, column]
-            down = _DOWN[distance, y & 3]
+            down = _DOWN[distance, y % PARTS]
             for k in range(3):
                 right = x + distance * (k - 1)
-                place = i + EDGE + (y >> 2), j + EDGE + (right >> 2)
-                found = _differences_between(luma, i, j, reference, *place, down, TAPS[2 * (right & 3)])
+                place = i + EDGE + y // PARTS, j + EDGE + right // PARTS
+                found = _differences_between(luma, i, j, reference, *place, down, QUARTERS[right % PARTS])
                 costs[0, k], costs[1, k], costs[2, k] = found
             lowest = costs[1, 1] - UNIT * VECTOR_PRICE
             for k in range(len(_BESIDE)):

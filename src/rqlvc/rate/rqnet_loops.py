@@ -4,6 +4,7 @@ on tensors as small as these.
 It is the same network as :class:`rqlvc.rate.rqnet.RQNet`, which is the one to read, and the one that is trained.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -102,11 +103,8 @@ def _dense(inputs: int, outputs: int, rectified: bool) -> Any:
 
     def layer(typing: Any, start: Any, i: Any, bias: Any, x: Any, k: Any, weight: Any, y: Any, n: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            def place(index: int, *row: Any) -> Place:
-                return Place(context, builder, signature.args[index], arguments[index], *row)
-
-            before, shift, samples = place(0, arguments[1]), place(2), place(3, arguments[4])
-            matrix, result = place(5), place(6, arguments[7])
+            place = functools.partial(Place, context, builder, signature, arguments)
+            before, shift, samples, matrix, result = place(0, 1), place(2), place(3, 1), place(5), place(6, 1)
             columns = range(0, outputs, lanes)
             sums = [total([Lanes.read(builder, one.at(0, c), lanes) for one in (before, shift)]) for c in columns]
             for row in range(inputs):
