@@ -20,6 +20,7 @@ from rqlvc.rate.constant import Constant, Hierarchical
 from rqlvc.rate.hierarchy import GOP_WEIGHTS, cut_short, level_offset, level_offsets
 from rqlvc.rate.protocol import QUALITY_MAX, QUALITY_MIN, FrameInfo, FrameResult, RatePoint
 from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, make_controller
+from rqlvc.summary import FrameStats
 from simulated_codec import SEQUENCES, Law, SimulatedCodec, Simulation, controller_for, run
 
 NAMES = [name for name, entry in CONTROLLERS.items() if entry.factory is not None]
@@ -111,6 +112,31 @@ def test_what_the_first_frames_cost_in_a_rehearsal_is_believed(law: Law, quality
     assert not errors or float(np.mean(errors)) < 0.15
 
 
+def coded(name: str, simulation: Simulation, total: float) -> list[FrameStats]:
+    """All frames of ``simulation`` through an encoder, the whole of it in view."""
+    codec = SimulatedCodec(simulation)
+    frames = codec.frames([Fraction(index, 30) for index in range(simulation.frames)])
+    encoder = Encoder(codec, controller_for(name, simulation, total, total_frames=simulation.frames))
+    return [
+        encoder.encode(frame, frames_left=simulation.frames - index, ahead=frames[index + 1 :])[1]
+        for index, frame in enumerate(frames)
+    ]
+
+
+@pytest.mark.parametrize("quality", [20, 40])
+def test_recode_keeps_every_frame_to_its_bits(quality: float) -> None:
+    simulation = SEQUENCES["erratic"]  # nobody foretells what its frames cost
+    total = constant_total(simulation, quality)
+    misses, encodes = {}, {}
+    for name in ("adaptive", "recode"):
+        stats = coded(name, simulation, total)
+        assert sum(each.bits for each in stats) == pytest.approx(total, rel=0.01)
+        misses[name] = [abs(each.bits / each.target_bits - 1) for each in stats if each.target_bits]
+        encodes[name] = [each.encodes for each in stats[1:]]  # the first frame is rehearsed
+    assert max(misses["recode"]) <= 0.15 < max(misses["adaptive"])
+    assert sum(encodes["recode"]) < 1.7 * len(encodes["recode"])
+
+
 @simulated(12)
 @given(scenes=st.tuples(laws, laws, laws), seed=st.integers(0, 1000), predicted=st.booleans(), end_known=st.booleans())
 def test_adaptive_settles_again_after_every_cut(
@@ -175,7 +201,8 @@ def test_adaptive_hits_its_frames_better_than_every_other_one_pass_controller() 
                 run(controller_for(name, simulation, total, total_frames=96), simulation, points=points_of(name))
             )
         errors[name] = float(np.mean([log.frame_error() for log in logs]))
-    rivals = {name: error for name, error in errors.items() if name not in (DEFAULT_CONTROLLER, "four-pass")}
+    several_encodes = "four-pass", "recode"
+    rivals = {name: error for name, error in errors.items() if name not in (DEFAULT_CONTROLLER, *several_encodes)}
     assert errors[DEFAULT_CONTROLLER] < min(rivals.values())
 
 

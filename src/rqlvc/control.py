@@ -24,8 +24,6 @@ from rqlvc.rate.registry import CONTROLLERS, DEFAULT_CONTROLLER, ControllerEntry
 CURVE_QUALITIES = (10.0, 27.0, 43.0, 60.0)
 """Where a frame's rate-quality curve is sampled (RQ-LVC, Table 4)."""
 
-LANDING = (DEFAULT_CONTROLLER, "two-pass")
-"""Controllers whose last frames are coded until they take what is wanted of them. Others are left as published."""
 LEAST_WINDOW = 8
 """Frames: over fewer, what one cost too much would be felt in the quality of the next."""
 
@@ -155,8 +153,6 @@ class Control(NamedTuple):
     quality: QualityRange
     buffer: Buffer | None
     policy: Policy
-    lands: bool
-    """Whether the last frames are coded until they take what the controller wants of them."""
 
 
 def open_control(
@@ -191,8 +187,7 @@ def open_control(
         outlook=target.outlook,
     )
     predictor = _predictor(CONTROLLERS[target.controller], codec, target.rqnet, on_warning)
-    lands = target.controller in LANDING
-    return Control(controller, predictor, bitrate, quality, target.buffer, target.policy, lands)
+    return Control(controller, predictor, bitrate, quality, target.buffer, target.policy)
 
 
 def _predictor(

@@ -41,10 +41,8 @@ REHEARSED = 16
 """Frames after the first of a scene that are coded with it to see what they cost, at most: two miniGOPs, for frames
 after the first one cost up to half as much again."""
 LAST_FRAMES = 8
-LANDING_FRAMES = 2
 LAST_USE, LAST_EXCESS = 0.97, 1.03
-"""Each of the last frames (``LAST_FRAMES`` with a total to meet, otherwise ``LANDING_FRAMES``) is coded again until it
-takes this much of what it is due."""
+"""With a total to meet, each of the last frames is coded again until it takes this much of what it is due."""
 
 _WHOLE_RANGE = QualityRange()
 
@@ -69,9 +67,8 @@ class Encoder:
     never below those of ``limits``, and is left out where not even the lowest fits: a skipped frame, an empty
     packet that repeats the picture before it. With a buffer, the time stamps of frames are those that the decoder
     will see, from 0 on, and ``policy`` says what the channel is to the controller's target. With ``total_bits``,
-    which needs ``frames_left``, the last frames are coded again until they use what is left. With ``lands``, the
-    last two are, to take what the controller wants of them. Where frames are coded only to see what they cost,
-    ``on_rehearsed`` hears after each how many are done, and of how many.
+    which needs ``frames_left``, the last frames are coded again until they use what is left. Where frames are coded
+    only to see what they cost, ``on_rehearsed`` hears after each how many are done, and of how many.
     """
 
     def __init__(
@@ -85,7 +82,6 @@ class Encoder:
         buffer: Buffer | None = None,
         policy: Policy = "peak",
         total_bits: int | None = None,
-        lands: bool = False,
         max_drops: int = 0,
         frame_rate: float = 30.0,
         index: int = 0,
@@ -98,7 +94,6 @@ class Encoder:
         self.predictor = predictor
         self.limits = limits
         self.policy = policy
-        self.lands = lands
         self.max_drops = max_drops
         """Frames in succession that :meth:`drops` may leave out."""
         self.frame_rate = frame_rate
@@ -305,9 +300,9 @@ class Encoder:
             quality, room = planned.quality, min(room, math.floor(bucket.fullness))
             most = min(most, full if last else LARGEST * full)
             left = None if planned.bits is None else full - planned.bits
-        due, at_most = self._landing(frames_left, info.intra, decision.target_bits or 0.0) or (0.0, math.inf)
-        most = min(most, at_most)
-        return _Allowance(quality, room, Bounds(LAST_USE * min(due, most), most), steady, left)
+        wanted = self._wanted(frames_left, decision)
+        most = min(most, wanted.most)
+        return _Allowance(quality, room, Bounds(min(wanted.least, LAST_USE * most), most), steady, left)
 
     def _rehearsed(self, controller: Controller, frames: Sequence[Frame], scene_ends: bool) -> tuple[FrameResult, ...]:
         """What the first of ``frames``, an intra frame, and those just after it cost if ``controller`` codes them.
@@ -322,19 +317,18 @@ class Encoder:
             self.on_rehearsed(len(results), count)
         return tuple(results)
 
-    def _landing(self, frames_left: int | None, intra: bool, target_bits: float) -> tuple[float, float] | None:
-        """Of one of the last frames, where they are coded until they fit: the bits that are due, and the most it may
-        take. None for other frames."""
-        if frames_left is None:
-            return None
-        if frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
+    def _wanted(self, frames_left: int | None, decision: Decision) -> Bounds:
+        """Bits that a frame should take: of one of the last where there is a total, what is due to it; else as near to
+        its target as the controller wants it."""
+        target = decision.target_bits or 0.0
+        if frames_left is not None and frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
             if frames_left == 1:
-                return self.bits_left, self.bits_left
+                return Bounds(LAST_USE * self.bits_left, self.bits_left)
             least_after = (frames_left - 1) * self._smallest if math.isfinite(self._smallest) else 0.0
-            return target_bits, min(LAST_EXCESS * target_bits, self.bits_left - least_after)
-        if self.lands and frames_left <= LANDING_FRAMES and not intra and target_bits:
-            return target_bits, LAST_EXCESS * target_bits
-        return None
+            return Bounds(LAST_USE * target, min(LAST_EXCESS * target, self.bits_left - least_after))
+        if decision.tolerance is None or not target:
+            return FREE
+        return Bounds((1 - decision.tolerance) * target, (1 + decision.tolerance) * target)
 
     def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""

@@ -94,7 +94,6 @@ def encode_file(
                 buffer=control.buffer,
                 policy=target.policy,
                 total_bits=None if control.size is None else 8 * control.size,
-                lands=target.lands,
                 max_drops=control.max_drops,
                 frame_rate=frame_rate_now,
                 on_rehearsed=on_rehearsed,

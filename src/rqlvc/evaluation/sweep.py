@@ -377,7 +377,7 @@ def _open_encoder(job: Job, codec: Codec, frames: Sequence[Frame]) -> Encoder:
         outlook = look(code, float(bitrate), job.clip.properties, job.keyint, job.lookahead)
     target = RateTarget(float(bitrate), controller=job.controller, outlook=outlook)
     control = open_control(target, codec, job.clip.properties, len(frames), lambda message: None)
-    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor, lands=control.lands)
+    return Encoder(codec, control.controller, keyint=job.keyint, predictor=control.predictor)
 
 
 def rqnet_of(codec: str, model: str) -> RQNetPredictor | None:

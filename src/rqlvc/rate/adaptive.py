@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due
+from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, Due, landing
 from rqlvc.rate.constant import Hierarchical
 from rqlvc.rate.estimation import PredictedCurve
 from rqlvc.rate.feedback import LastingError
@@ -67,6 +67,8 @@ BEYOND = 0.7
 YOUNG = 0.9
 """What an inter frame of the first miniGOP after an intra frame takes, in those that come later: there is less error to
 mend in what it is predicted from."""
+RECODED = 0.15
+"""Part of its bits by which a frame may miss them with the controller ``recode``."""
 KIND = 2.0
 """Levels by which frames may differ that are much the same to the plan: what limits do to one, they do to all."""
 
@@ -147,11 +149,13 @@ class Rehearsed(NamedTuple):
 
 
 class Adaptive:
-    """The default controller. Works with predicted points and, less sharply, without."""
+    """The default controller. Works with predicted points and, less sharply, without. With ``tolerance`` it asks for
+    every frame to be coded again that misses what it was expected to cost by more than this part."""
 
-    def __init__(self, budget: BitBudget, pixels: int, limits: QualityRange) -> None:
+    def __init__(self, budget: BitBudget, pixels: int, limits: QualityRange, *, tolerance: float | None = None) -> None:
         self.budget = budget
         self.limits = limits
+        self.tolerance = tolerance
         self._filter = RateFilter(initial_model(False, pixels), initial_model(True, pixels))
         self._lasting_error = LastingError()
         self._inter, self._intra = Usual(), Usual()
@@ -192,7 +196,15 @@ class Adaptive:
         self._base, self._free = base, False
         model = self._model(info, context, quality)
         tentative = not (info.intra or info.cut or info.tried) and self._inter.seen < UNKNOWN
-        return Decision(quality, model.bits(quality), model.alpha, model.beta, tentative, self._rehearsal(info, base))
+        return Decision(
+            quality,
+            model.bits(quality),
+            model.alpha,
+            model.beta,
+            tentative,
+            self._rehearsal(info, base),
+            landing(info) or self.tolerance,
+        )
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)

@@ -33,6 +33,14 @@ INTRA_STEP = 12.0
 FLOOR_SHARE = 0.1
 FLOOR_BITS = 100.0
 """A frame never gets less than a tenth of its plan, nor less than HM's 100 bits, however deep the debt."""
+LANDING_FRAMES, LANDING = 2, 0.03
+"""Last inter frames that should meet their target, and by what part of it they may miss it."""
+
+
+def landing(info: FrameInfo) -> float | None:
+    """The tolerance (:attr:`Decision.tolerance`) with which a total is met in the end; None before that."""
+    last = info.frames_left is not None and info.frames_left <= LANDING_FRAMES
+    return LANDING if last and not info.intra else None
 
 
 class Pattern:

@@ -103,6 +103,8 @@ class Decision:
     rehearsal: "Controller | None" = None
     """Little is known of the video: if there are frames ahead, have this controller code the frame and them, to see,
     and decide again with :attr:`FrameInfo.rehearsal`."""
+    tolerance: float | None = None
+    """If encodes more are affordable, code the frame again where it misses ``target_bits`` by more than this part."""
 
 
 @dataclass(frozen=True, slots=True)

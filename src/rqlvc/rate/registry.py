@@ -56,6 +56,14 @@ CONTROLLERS: dict[str, ControllerEntry] = {
             adaptive.WINDOW,
         ),
         ControllerEntry(
+            "recode",
+            f"adaptive, and a frame that misses its bits by more than {100 * adaptive.RECODED:g} % is coded again",
+            "this package",
+            "optional",
+            lambda budget, pixels, limits: adaptive.Adaptive(budget, pixels, limits, tolerance=adaptive.RECODED),
+            adaptive.WINDOW,
+        ),
+        ControllerEntry(
             "two-pass",
             "a steady quality, planned over the whole video after a first pass; with --two-pass",
             "this package",

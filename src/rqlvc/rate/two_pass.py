@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from rqlvc.errors import RqlvcError
-from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget
+from rqlvc.rate.allocation import FLOOR_SHARE, BitBudget, landing
 from rqlvc.rate.models import log_bits
 from rqlvc.rate.outlook import Outlook, Term, base_level
 from rqlvc.rate.protocol import Decision, FrameInfo, FrameResult, QualityRange
@@ -62,7 +62,8 @@ class TwoPass:
         frame = self._frame(info)
         self._base = self._next_base(info, frame)
         quality = self.limits.clip(self._base + frame.offset)
-        return Decision(quality, math.exp(frame.at(quality)), 1 / frame.slope, -frame.log_rate / frame.slope)
+        bits, tolerance = math.exp(frame.at(quality)), landing(info)
+        return Decision(quality, bits, 1 / frame.slope, -frame.log_rate / frame.slope, tolerance=tolerance)
 
     def update(self, result: FrameResult) -> None:
         self.budget.spend(result)
