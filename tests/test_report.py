@@ -19,6 +19,7 @@ from PIL import Image
 from browser import CHROMIUM, Browser, open_browser
 from conftest import CommandLine, make_clip
 from rqlvc.errors import RqlvcError
+from rqlvc.evaluation.paper import RATE_CONTROLLERS
 from rqlvc.evaluation.report.encode import encode_page as encode_page_of
 from rqlvc.evaluation.report.encode import moving_rate, worst_frames
 from rqlvc.evaluation.report.markdown import run_markdown
@@ -279,6 +280,15 @@ def test_worst_frames_are_the_worst_in_picture_and_in_rate() -> None:
     frames[2]["bits"] = 900
     assert worst_frames(frames, 2) == [2, 9]
     assert worst_frames([frame | {"target_bits": None} for frame in frames], 2) == [8, 9]
+
+
+def test_every_controller_has_a_colour_and_a_shape_of_its_own(run_page: Path) -> None:
+    text = run_page.read_text()
+    slots = json.loads(re.findall(r'"slots": ?(\{[^}]*\})', text)[0])
+    assert len(set(slots.values())) == len(slots) == len(RATE_CONTROLLERS)
+    colours = re.findall(r"--(s\d+): #", text)
+    assert {colours.count(slot) for slot in slots.values()} == {2}  # on a light and on a dark page
+    assert text.split("const SHAPES = [")[1].split("];")[0].count("\n  ") >= len(slots)
 
 
 # One file

@@ -300,7 +300,9 @@ class Encoder:
             quality, room = planned.quality, min(room, math.floor(bucket.fullness))
             most = min(most, full if last else LARGEST * full)
             left = None if planned.bits is None else full - planned.bits
-        wanted = self._wanted(frames_left, decision)
+        # What the buffer has changed the level of need not meet its target any more.
+        tolerance = decision.tolerance if quality == decision.quality else None
+        wanted = self._wanted(frames_left, decision.target_bits or 0.0, tolerance)
         most = min(most, wanted.most)
         return _Allowance(quality, room, Bounds(min(wanted.least, LAST_USE * most), most), steady, left)
 
@@ -317,18 +319,17 @@ class Encoder:
             self.on_rehearsed(len(results), count)
         return tuple(results)
 
-    def _wanted(self, frames_left: int | None, decision: Decision) -> Bounds:
+    def _wanted(self, frames_left: int | None, target: float, tolerance: float | None) -> Bounds:
         """Bits that a frame should take: of one of the last where there is a total, what is due to it; else as near to
-        its target as the controller wants it."""
-        target = decision.target_bits or 0.0
+        its ``target`` as ``tolerance`` says."""
         if frames_left is not None and frames_left <= LAST_FRAMES and math.isfinite(self.bits_left):
             if frames_left == 1:
                 return Bounds(LAST_USE * self.bits_left, self.bits_left)
             least_after = (frames_left - 1) * self._smallest if math.isfinite(self._smallest) else 0.0
             return Bounds(LAST_USE * target, min(LAST_EXCESS * target, self.bits_left - least_after))
-        if decision.tolerance is None or not target:
+        if tolerance is None or not target:
             return FREE
-        return Bounds((1 - decision.tolerance) * target, (1 + decision.tolerance) * target)
+        return Bounds((1 - tolerance) * target, (1 + tolerance) * target)
 
     def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""

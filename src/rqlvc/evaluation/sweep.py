@@ -48,7 +48,8 @@ ONE_PASS, TWO_PASS = "one-pass", "two-pass"
 ANCHORS: tuple[AnchorEncoder, ...] = get_args(AnchorEncoder)
 ANCHOR_COST = 0.2
 """Time of an anchor's encode relative to ours."""
-ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2}
+RECODE = "recode"
+ENCODES = {"four-pass": 1 + len(CURVE_QUALITIES), TWO_PASS: 2, RECODE: 1.3}
 """Of each frame, where they are more than one."""
 _ENCODES = "encodes"
 

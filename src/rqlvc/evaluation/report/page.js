@@ -79,8 +79,9 @@ const SHAPES = [
   polygon([[1.3, 0], [-0.9, -1.2], [-0.9, 1.2]]),
   polygon([[0, -0.5], [0.7, -1.2], [1.2, -0.7], [0.5, 0], [1.2, 0.7], [0.7, 1.2], [0, 0.5], [-0.7, 1.2], [-1.2, 0.7], [-0.5, 0], [-1.2, -0.7], [-0.7, -1.2]]),
   polygon([[0, -1.3], [1.2, -0.4], [0.8, 1.1], [-0.8, 1.1], [-1.2, -0.4]]),
+  polygon([[-1.4, -0.5], [1.4, -0.5], [1.4, 0.5], [-1.4, 0.5]]),
 ];
-const shapeOf = (slot) => SHAPES[/^s\d$/.test(slot) ? +slot[1] : 0];
+const shapeOf = (slot) => SHAPES[/^s\d+$/.test(slot) ? +slot.slice(1) : 0];
 
 // A path through the points; a null breaks it. `step` holds each value from half-way before to half-way after its x.
 function trace(xs, ys, px, py, step) {

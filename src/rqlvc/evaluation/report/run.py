@@ -45,7 +45,7 @@ from rqlvc.rate.models import FITS, ExponentialModel, LinearModel, LogarithmicMo
 from rqlvc.rate.protocol import RatePoint
 from rqlvc.rate.registry import DEFAULT_CONTROLLER
 
-COLOURS = 10
+COLOURS = 11
 """And shapes: as many as page.css and page.js have."""
 WORST = 3
 """Frames of each controller in the table of the worst ones."""
