@@ -34,7 +34,7 @@ PER_FRAME = {
 
 def encode_of(**fields: list) -> Encode:
     """An encode of which only some is of interest."""
-    return Encode(**{name: [] for name in PER_FRAME} | {"seconds": 0.0} | fields)
+    return Encode(**{name: [] for name in PER_FRAME} | {"seconds": 0.0, "encodes": 0} | fields)
 
 
 PAPER = (
@@ -225,10 +225,11 @@ def test_only_encodes_of_controllers_that_use_a_changed_source_are_made_again(tm
         after = digests()
         return {name for name in before if before[name] != after[name]}
 
-    assert changed("rate/rate_filter.py") == {"adaptive"}
-    assert changed("rate/outlook.py") == {"adaptive", "two-pass"}
-    assert changed("rate/feedback.py") == {"adaptive"}
-    assert changed("rate/rqnet_loops.py") == {"constant", "adaptive", "rq-lvc", "rqnet-only"}
+    adaptive = {"adaptive", "recode"}
+    assert changed("rate/rate_filter.py") == adaptive
+    assert changed("rate/outlook.py") == {*adaptive, "two-pass"}
+    assert changed("rate/feedback.py") == adaptive
+    assert changed("rate/rqnet_loops.py") == {"constant", *adaptive, "rq-lvc", "rqnet-only"}
     assert changed("rate/initial.py") == set(digests()) - {"constant"}
 
 
@@ -441,6 +442,9 @@ def test_controllers_that_a_codec_has_no_network_for_are_left_out(
     assert b"without rq-lvc and rqnet-only" in result.stderr
     made = [row["controller"] for row in encodes(tmp_path)]
     assert len(made) == len(set(made)) and "rq-lvc" not in made
+    times = {row["controller"]: row["encodes"] / row["frames"] for row in encodes(tmp_path)}
+    assert times["constant"] == times["pi"] == 1 and times["four-pass"] == 5
+    assert times["two-pass"] >= 2 and 1 < times["adaptive"] <= times["recode"]
     assert {"constant", "curves", "adaptive", "two-pass", "four-pass", "no-rqnet", "tip14", "icassp24", "pi"} <= {*made}
 
 

@@ -346,7 +346,7 @@ def test_mistakes_are_sentences(rqlvc: CommandLine, run: Path, statistics: tuple
         (tmp_path / name).write_text(text)
     (tmp_path / "empty").mkdir()
     cut = edited(run, tmp_path / "cut", '"encodes"', "")
-    version = edited(run, tmp_path / "version", "rqlvc-results-3", "rqlvc-results-9")
+    version = edited(run, tmp_path / "version", "rqlvc-results-4", "rqlvc-results-9")
     lacking = edited(run, tmp_path / "lacking", '"actual_bits"', '"bits"')
     missing = edited(run, tmp_path / "missing", '"frame_file": "encodes/', '"frame_file": "elsewhere/')
     other = edited(run, tmp_path / "changed", '"level": 14.0', '"level": 15.0')

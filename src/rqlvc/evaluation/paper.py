@@ -177,7 +177,7 @@ def prediction_error(job: Job, encode: Encode, *, mended: bool = False) -> float
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A controller over all sequences and levels, all in percent. None where there is nothing to tell it from."""
+    """A controller over all sequences and levels, in percent. None where there is nothing to tell it from."""
 
     average: float
     """Deviation of whole streams: mean of the sequences, each the mean of its levels."""
@@ -191,6 +191,8 @@ class Overview:
     """Mean of the sequences; None unless all have one, for means of different sequences do not compare."""
     hierarchical_bd_rate: float | None
     """The same against the hierarchy of levels."""
+    encodes: float
+    """Times that a frame was coded on average, not in percent."""
 
 
 OVERVIEW_HEADS = (
@@ -201,6 +203,7 @@ OVERVIEW_HEADS = (
     f"P frame, first {FIRST_FRAMES}",
     "BD-rate",
     "to the hierarchy",
+    "encodes a frame",
 )
 """Titles of the fields of :class:`Overview`."""
 
@@ -280,6 +283,7 @@ def _overview(
         first_frames=_mean(value for _, encode in encodes for value in frame_deviations(encode, FIRST_FRAMES)),
         bd_rate=mean_of_all([row[name] for row in rates.values()]),
         hierarchical_bd_rate=mean_of_all([row[name] for row in hierarchical.values()]),
+        encodes=sum(encode.encodes for _, encode in encodes) / sum(len(encode.bits) for _, encode in encodes),
     )
 
 
@@ -296,7 +300,8 @@ def markdown(experiment: Experiment, tables: Tables) -> str:
         "(mean of its levels) and of the worst encode; the same of inter frames, all and those among the first "
         f"{FIRST_FRAMES} frames, against what the controller gave the frame (`two-pass` and `icassp24`: what they "
         "expect of the quality that they chose); BD-rate on PSNR-YUV against a constant level, and against "
-        "the hierarchy of levels that `--quality` gives; '-' where the curves of a sequence allow none.",
+        "the hierarchy of levels that `--quality` gives, '-' where the curves of a sequence allow none; and how often "
+        "a frame was coded on average, to see what it costs or until it cost that.",
         "",
         *table("controller", OVERVIEW_HEADS, overview, "{:.2f}"),
         "",

@@ -9,7 +9,7 @@ from typing import Any
 from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.sweep import Encode, Job
 
-SCHEMA = "rqlvc-results-3"
+SCHEMA = "rqlvc-results-4"
 FILE_NAME = "results.json"
 
 
@@ -44,6 +44,7 @@ def row(experiment: str, job: Job, encode: Encode) -> dict[str, Any]:
         "ms_ssim": fmean(similarities) if similarities else None,
         "vmaf": fmean(encode.vmaf) if encode.vmaf else None,
         "seconds": encode.seconds,
+        "encodes": encode.encodes,
         "frame_file": job.file_name,
     }
 

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 
 import torch
 
-from rqlvc.codec.protocol import Codec, State
+from rqlvc.codec.protocol import Codec, DecodedFrame, EncodedFrame, State
 from rqlvc.codec.registry import load_codec
 from rqlvc.control import CURVE_QUALITIES, RateTarget, open_control
 from rqlvc.encoder import Encoder
@@ -41,7 +41,7 @@ CURVE_STRIDE = 8
 FIGURE_FRAME = 16
 """The frame whose curve is measured in every encode that meets a target (the paper's Fig. 5), or the middle one of a
 clip that has no more than twice as many."""
-ENCODE_FORMAT = 2
+ENCODE_FORMAT = 3
 """Goes up when :class:`Encode` gets a field or another meaning: encodes on disk without it are made again."""
 ONE_PASS, TWO_PASS = "one-pass", "two-pass"
 """How an anchor meets a target."""
@@ -154,6 +154,8 @@ class Encode:
     """Quality and bits of the points that the controller had, predicted or really coded; empty where it had none."""
     seconds: float
     """Of the codec, the controller and the predictor, in one thread."""
+    encodes: int
+    """Times that a frame was coded, in all: also in a first pass, or to see what it costs."""
     vmaf: list[float] = field(default_factory=list)
     """Empty where it was not asked for."""
     curve_frames: list[int] = field(default_factory=list)
@@ -269,8 +271,23 @@ def run_job(job: Job) -> Encode:
     return _encode_anchor(job, frames) if job.is_anchor else _encode(job, frames)
 
 
+class _Counted:
+    """A codec that counts its encodes."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec, self.name, self.identity = codec, codec.name, codec.identity
+        self.encodes = 0
+
+    def encode(self, frame: Frame, quality: float, state: State | None) -> EncodedFrame:
+        self.encodes += 1
+        return self.codec.encode(frame, quality, state)
+
+    def decode(self, payload: bytes, state: State | None) -> DecodedFrame:
+        return self.codec.decode(payload, state)
+
+
 def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
-    codec = _codec(job.codec)
+    codec = _Counted(_codec(job.codec))
     if codec.identity != job.model:
         raise RqlvcError(f"the codec {job.codec} is now model {codec.identity} and was {job.model}: start again.")
     encoder = _open_encoder(job, codec, frames)
@@ -279,7 +296,7 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
     for index, frame in enumerate(frames):
         if has_curve(job, index):
             state: State | None = None if index % job.keyint == 0 else encoder.state
-            curves[index] = [8 * len(codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
+            curves[index] = [8 * len(codec.codec.encode(frame, level, state).payload) for level in CURVE_LEVELS]
         if index in later_rates:
             encoder.set_rates(float(later_rates[index]), float(job.clip.properties.frame_rate))
         left = len(frames) - index
@@ -296,6 +313,7 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
         beta=[each.beta for each in stats],
         predicted=[[(point.quality, round(point.bits, 1)) for point in each.points] for each in stats],
         seconds=sum(each.seconds for each in stats),
+        encodes=codec.encodes,
         curve_frames=list(curves),
         curves=list(curves.values()),
         **_distortions(job, frames, shown),
@@ -329,6 +347,7 @@ def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
         beta=[*unknown],
         predicted=[[] for _ in frames],
         seconds=result.seconds,
+        encodes=(2 if job.controller == TWO_PASS else 1) * len(frames),
         **_distortions(job, frames, shown),
     )
 

@@ -208,10 +208,10 @@ def _summary(experiment: Experiment, results: Results, tables: Tables) -> list[s
 def _overview(tables: Tables, slots: Mapping[str, str]) -> str:
     rows: list[list[Cell]] = [[name, *astuple(row)] for name, row in tables.overview.items()]
     text = (
-        '<p class="soft">All in percent. |target − actual| / target of the whole stream: on average, of the worst '
+        '<p class="soft">In percent. |target − actual| / target of the whole stream: on average, of the worst '
         "sequence (mean of its levels) and of the worst encode; the same of each inter frame; and BD-rate on PSNR-YUV "
         "against a constant quality and against the hierarchy of levels, which is what the control costs: below 0 it "
-        "saves.</p>"
+        "saves. Last, how often a frame was coded on average.</p>"
     )
     forms = ["{}", *["{:.2f}"] * len(OVERVIEW_HEADS)]
     shown = table("controllers", ["controller", *OVERVIEW_HEADS], rows, forms, slots=slots)
