@@ -215,7 +215,7 @@ def _overview(tables: Tables, slots: Mapping[str, str]) -> str:
     )
     forms = ["{}", *["{:.2f}"] * len(OVERVIEW_HEADS)]
     shown = table("controllers", ["controller", *OVERVIEW_HEADS], rows, forms, slots=slots)
-    return f'<div class="beside">{shown}{text}</div>'
+    return f'<div class="overview">{shown}{text}</div>'
 
 
 def _bars(tables: Tables, slots: Mapping[str, str]) -> list[str]:
