@@ -137,6 +137,15 @@ def test_recode_keeps_every_frame_to_its_bits(quality: float) -> None:
     assert sum(encodes["recode"]) < 1.7 * len(encodes["recode"])
 
 
+@pytest.mark.parametrize(("quality", "factor", "held_at"), [(63, 1.5, 63), (0, 0.7, 0)])
+def test_recode_lets_frames_be_where_no_level_meets_the_target(quality: float, factor: float, held_at: float) -> None:
+    simulation = SEQUENCES["erratic"]
+    stats = coded("recode", simulation, factor * constant_total(simulation, quality))
+    held = [each for each in stats[32:-2] if each.type == "P"]
+    assert {each.encodes for each in held} == {1}
+    assert float(np.mean([each.quality for each in held])) == pytest.approx(held_at, abs=0.5)
+
+
 @simulated(12)
 @given(scenes=st.tuples(laws, laws, laws), seed=st.integers(0, 1000), predicted=st.booleans(), end_known=st.booleans())
 def test_adaptive_settles_again_after_every_cut(

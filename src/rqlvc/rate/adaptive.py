@@ -150,7 +150,8 @@ class Rehearsed(NamedTuple):
 
 class Adaptive:
     """The default controller. Works with predicted points and, less sharply, without. With ``tolerance`` it asks for
-    every frame to be coded again that misses what it was expected to cost by more than this part."""
+    every frame to be coded again that misses what it was expected to cost by more than this part, unless the
+    base is beyond the limits, where bits are left over or lacking anyway."""
 
     def __init__(self, budget: BitBudget, pixels: int, limits: QualityRange, *, tolerance: float | None = None) -> None:
         self.budget = budget
@@ -203,7 +204,7 @@ class Adaptive:
             model.beta,
             tentative,
             self._rehearsal(info, base),
-            landing(info) or self.tolerance,
+            landing(info) or (self.tolerance if self.limits.clip(base) == base else None),
         )
 
     def update(self, result: FrameResult) -> None:
