@@ -16,6 +16,7 @@ from rqlvc.errors import RqlvcError
 from rqlvc.evaluation.metrics import mse_y, psnr_y, psnr_yuv
 from rqlvc.media.container import VideoPacket
 from rqlvc.media.frame import Frame
+from rqlvc.rate.allocation import LANDING
 from rqlvc.rate.buffer import (
     DROP_BELOW,
     FREE,
@@ -41,8 +42,9 @@ REHEARSED = 16
 """Frames after the first of a scene that are coded with it to see what they cost, at most: two miniGOPs, for frames
 after the first one cost up to half as much again."""
 LAST_FRAMES = 8
-LAST_USE, LAST_EXCESS = 0.97, 1.03
-"""With a total to meet, each of the last frames is coded again until it takes this much of what it is due."""
+LAST_USE = 1 - LANDING
+"""With a total to meet, each of the last frames is coded again until it is as near to its target as this, and the very
+last until it takes this part of what is left."""
 
 _WHOLE_RANGE = QualityRange()
 
@@ -326,10 +328,9 @@ class Encoder:
             if frames_left == 1:
                 return Bounds(LAST_USE * self.bits_left, self.bits_left)
             least_after = (frames_left - 1) * self._smallest if math.isfinite(self._smallest) else 0.0
-            return Bounds(LAST_USE * target, min(LAST_EXCESS * target, self.bits_left - least_after))
-        if tolerance is None or not target:
-            return FREE
-        return Bounds((1 - tolerance) * target, (1 + tolerance) * target)
+            due = Bounds.near(target, LANDING)
+            return due._replace(most=min(due.most, self.bits_left - least_after))
+        return FREE if tolerance is None or not target else Bounds.near(target, tolerance)
 
     def _charged(self, result: FrameResult, bits: int, bucket: Bucket | None) -> FrameResult:
         """Take the ``bits`` that are really sent out of the buffer, and of the budget with what the channel lost."""

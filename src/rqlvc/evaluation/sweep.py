@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -322,13 +322,14 @@ def _encode(job: Job, frames: Sequence[Frame]) -> Encode:
 
 def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
     shown: list[Frame] = []
+    passes: Literal[1, 2] = 2 if job.controller == TWO_PASS else 1
     rate: int | AnchorBitrate
     if job.target_bits is None:
         assert job.level is not None
         rate = round(job.level)
     else:
         kilobits = anchor_kilobits(job.target_bits, job.clip)
-        rate = AnchorBitrate(kilobits, 2 if job.controller == TWO_PASS else 1)
+        rate = AnchorBitrate(kilobits, passes)
     result = encode_anchor(
         frames,
         job.clip.properties.frame_rate,
@@ -347,7 +348,7 @@ def _encode_anchor(job: Job, frames: Sequence[Frame]) -> Encode:
         beta=[*unknown],
         predicted=[[] for _ in frames],
         seconds=result.seconds,
-        encodes=(2 if job.controller == TWO_PASS else 1) * len(frames),
+        encodes=passes * len(frames),
         **_distortions(job, frames, shown),
     )
 

@@ -111,6 +111,11 @@ class Bounds(NamedTuple):
     least: float = 0.0
     most: float = math.inf
 
+    @classmethod
+    def near(cls, bits: float, tolerance: float) -> "Bounds":
+        """Those that miss ``bits`` by this part of it at most."""
+        return cls((1 - tolerance) * bits, (1 + tolerance) * bits)
+
 
 FREE = Bounds()
 
